@@ -1,0 +1,24 @@
+// Where to compute and with how many threads.
+#pragma once
+
+#include <string>
+
+#include "dalle/core/tensor.h"
+
+namespace dalle {
+
+/// "auto" (the first GPU where there is one and the build has CUDA, else the CPU), "cpu", "cuda" or "cuda:INDEX".
+/// Throws ConfigError for anything else and for devices that this build or machine lacks.
+at::Device select_device(const std::string& name);
+
+/// Number of threads for intra-operator work; 0 keeps the default (OMP_NUM_THREADS or one per core).
+void set_num_threads(int num_threads);
+
+/// True where the CPU multiplies bf16 in hardware (AVX512-BF16 or AMX-BF16).
+bool cpu_has_bf16();
+bool cpu_has_amx();
+
+/// One line for the log: device name, instruction sets, threads.
+std::string describe_device(at::Device device);
+
+}  // namespace dalle

@@ -1,0 +1,21 @@
+// Which number format matrix work is done in. Losses, softmax over vocabularies, layer-norm statistics, KL and optimizer
+// state are always f32; "bf16" means bf16 operands with f32 accumulation, over f32 master weights.
+#pragma once
+
+#include "dalle/core/enum_names.h"
+#include "dalle/core/tensor.h"
+
+namespace dalle {
+
+enum class Precision { kAuto, kF32, kBf16, kFp16 };
+
+template <>
+struct EnumNames<Precision> {
+  static constexpr EnumName<Precision> values[] = {
+      {Precision::kAuto, "auto"}, {Precision::kF32, "f32"}, {Precision::kBf16, "bf16"}, {Precision::kFp16, "fp16"}};
+};
+
+/// The compute type: auto is bf16 where `device` multiplies it natively, else f32. Throws ConfigError for fp16 on a CPU.
+at::ScalarType compute_dtype(Precision precision, at::Device device);
+
+}  // namespace dalle

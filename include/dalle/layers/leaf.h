@@ -1,0 +1,56 @@
+// Leaf modules: linear, embedding, layer norm, convolution. Weights are f32 masters; the compute type is the type of the
+// input, to which the weights are cast on use (bf16 operands, f32 accumulation).
+#pragma once
+
+#include "dalle/layers/module.h"
+
+namespace dalle::layers {
+
+struct LinearOptions {
+  int64_t in = 0;
+  int64_t out = 0;
+  bool bias = true;
+  Init init = Init::normal(0.02);
+};
+
+/// y = x W^T + b; parameters "weight" [out, in] and "bias" [out].
+struct Linear : Module {
+  Linear(Module& parent, std::string name, const LinearOptions& options);
+  Tensor forward(const Tensor& x) const;
+  Parameter& weight;
+  Parameter* bias = nullptr;
+};
+
+/// Parameter "weight" [num, dim]; forward looks up int64 ids of any shape.
+struct Embedding : Module {
+  Embedding(Module& parent, std::string name, int64_t num, int64_t dim, double init_std);
+  Tensor forward(const Tensor& ids) const;
+  Parameter& weight;
+};
+
+/// Layer norm over the last dimension, statistics in f32, output in f32. Parameters "weight", "bias".
+struct LayerNorm : Module {
+  LayerNorm(Module& parent, std::string name, int64_t dim, double eps = 1e-5);
+  Tensor forward(const Tensor& x) const;
+  Parameter& weight;
+  Parameter& bias;
+  int64_t dim;
+  double eps;
+};
+
+struct Conv2dOptions {
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t kernel = 1;  // square, odd; padding (kernel - 1) / 2 keeps the size
+};
+
+/// The dVAE's convolution (openai/DALL-E dall_e/utils.py): parameters "w" [out, in, k, k] ~ N(0, 1/sqrt(in k^2)), "b" 0.
+struct Conv2d : Module {
+  Conv2d(Module& parent, std::string name, const Conv2dOptions& options);
+  Tensor forward(const Tensor& x) const;
+  Parameter& w;
+  Parameter& b;
+  int64_t padding;
+};
+
+}  // namespace dalle::layers

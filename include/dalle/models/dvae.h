@@ -1,0 +1,62 @@
+// Stage 1: the discrete VAE. 97,616,006 parameters at paper size.
+#pragma once
+
+#include <string>
+
+#include "dalle/layers/dvae_blocks.h"
+
+namespace dalle::models {
+
+struct DvaeConfig {
+  int64_t image_size = 256;
+  int64_t vocab_size = 8192;
+  int64_t hidden_dim = 256;
+  int64_t num_groups = 4;
+  int64_t num_blocks_per_group = 2;
+  int64_t decoder_init_dim = 128;
+
+  int64_t downsampling() const { return int64_t{1} << (num_groups - 1); }
+  int64_t grid_size() const { return image_size / downsampling(); }
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("image_size", self.image_size, "side of the square pictures", {.min = 8, .unit = "pixels"});
+    field("vocab_size", self.vocab_size, "number of image tokens (codes)", {.min = 2});
+    field("hidden_dim", self.hidden_dim, "channels of the first group; doubled by each further group", {.min = 4});
+    field("num_groups", self.num_groups, "groups of resblocks; the picture shrinks by 2^(num_groups - 1)", {.min = 1, .max = 8});
+    field("num_blocks_per_group", self.num_blocks_per_group, "resblocks in each group", {.min = 1});
+    field("decoder_init_dim", self.decoder_init_dim, "channels of a codebook vector (the decoder's first layer)", {.min = 1});
+  }
+  void validate(const std::string& place) const;
+};
+
+/// How a model computes, apart from what it is.
+struct DvaeCompute {
+  at::ScalarType dtype = at::kFloat;             // inside the encoder and decoder
+  at::ScalarType relaxation_dtype = at::kFloat;  // the two convolutions around the relaxation
+};
+
+class Dvae : public layers::Module {
+ public:
+  /// On the meta device; call materialize() and initialize() or load weights.
+  explicit Dvae(const DvaeConfig& config, const DvaeCompute& compute = {});
+
+  /// Pixels [B, 3, S, S] in [0, 1] -> logits [B, V, G, G], f32.
+  Tensor encode_logits(const Tensor& pixels_B3HW, layers::BlockRunner& runner = layers::plain_runner()) const;
+  /// argmax codes [B, G, G].
+  Tensor encode(const Tensor& pixels_B3HW) const;
+  /// Relaxed or one-hot codes [B, V, G, G] -> statistics [B, 6, S, S] (mu, ln b), f32.
+  Tensor decode_stats(const Tensor& z_BVHW, layers::BlockRunner& runner = layers::plain_runner()) const;
+  /// Codes [B, G, G] -> pixels [B, 3, S, S] in [0, 1].
+  Tensor decode(const Tensor& codes_BHW) const;
+
+  const DvaeConfig& config() const { return config_; }
+
+ private:
+  DvaeConfig config_;
+
+ public:
+  layers::DvaeEncoder encoder;
+  layers::DvaeDecoder decoder;
+};
+
+}  // namespace dalle::models

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Regenerates tests/golden/{dvae,dvae_loss,transformer,prior,clip}.safetensors in a scratch venv. See README.md.
+set -euo pipefail
+cd "$(dirname "$0")"
+venv="${GOLDEN_VENV:-$(mktemp -d)/venv}"
+if [[ ! -x "$venv/bin/python" ]]; then
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet torch==2.11.0 numpy==2.2.6 safetensors==0.6.2 packaging attrs==25.3.0
+  "$venv/bin/pip" install --quiet --no-deps dall-e==0.1  # its other requirements serve downloads and tests
+fi
+export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
+for script in dvae transformer prior clip; do
+  "$venv/bin/python" "$script.py"
+done

@@ -1,0 +1,65 @@
+#include "dalle/core/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/cpu/Utils.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+
+#include <thread>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+
+namespace dalle {
+
+namespace {
+
+bool has_capability(const std::string& name) {
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const auto found = capabilities.find(name);
+  return found != capabilities.end() && found->second.isBool() && found->second.toBool();
+}
+
+}  // namespace
+
+at::Device select_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  const bool has_cuda = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+  if (name == "auto") return has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  if (name == "cuda" || name.starts_with("cuda:")) {
+    if (!at::hasCUDA()) {
+      throw ConfigError(Problem{"--device " + name, "", "this build has no CUDA",
+                                "build with the preset 'cuda' (cmake --preset cuda), or use --device cpu"});
+    }
+    const size_t count = has_cuda ? static_cast<size_t>(at::detail::getCUDAHooks().deviceCount()) : 0;
+    size_t used = 0;
+    int index = 0;
+    try {
+      index = name == "cuda" ? 0 : std::stoi(name.substr(5), &used);
+    } catch (const std::exception&) {
+      index = -1;
+    }
+    if (index < 0 || (name != "cuda" && used != name.size() - 5) || static_cast<size_t>(index) >= count) {
+      throw ConfigError(Problem{"--device", str("cuda:INDEX with an index below ", count), name, ""});
+    }
+    return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+  }
+  throw ConfigError(Problem{"--device", "auto, cpu, cuda or cuda:INDEX", "'" + name + "'", ""});
+}
+
+void set_num_threads(int num_threads) {
+  if (num_threads > 0) at::set_num_threads(num_threads);
+}
+
+bool cpu_has_bf16() { return has_capability("avx512_bf16") || cpu_has_amx(); }
+bool cpu_has_amx() { return has_capability("amx_tile"); }
+
+std::string describe_device(at::Device device) {
+  if (device.is_cuda()) return device.str();
+  const char* multiply = cpu_has_amx() ? "AMX bf16" : cpu_has_bf16() ? "AVX-512 bf16" : "no native bf16";
+  return str("cpu, ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " of ",
+             std::thread::hardware_concurrency(), ", ", multiply);
+}
+
+}  // namespace dalle

@@ -1,0 +1,48 @@
+#include "dalle/layers/leaf.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace dalle::layers {
+
+Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
+    : Module(parent, std::move(name)), weight(add_parameter("weight", {options.out, options.in}, options.init)) {
+  if (options.bias) bias = &add_parameter("bias", {options.out}, Init::zeros(), /*decays=*/false);
+}
+
+Tensor Linear::forward(const Tensor& x) const {
+  const Tensor w = weight.tensor.to(x.scalar_type());
+  return bias == nullptr ? at::linear(x, w) : at::linear(x, w, bias->tensor.to(x.scalar_type()));
+}
+
+Embedding::Embedding(Module& parent, std::string name, int64_t num, int64_t dim, double init_std)
+    : Module(parent, std::move(name)),
+      weight(add_parameter("weight", {num, dim}, Init::normal(init_std), /*decays=*/false)) {}
+
+Tensor Embedding::forward(const Tensor& ids) const { return at::embedding(weight.tensor, ids); }
+
+LayerNorm::LayerNorm(Module& parent, std::string name, int64_t dim, double eps)
+    : Module(parent, std::move(name)),
+      weight(add_parameter("weight", {dim}, Init::ones(), /*decays=*/false)),
+      bias(add_parameter("bias", {dim}, Init::zeros(), /*decays=*/false)),
+      dim(dim),
+      eps(eps) {}
+
+Tensor LayerNorm::forward(const Tensor& x) const {
+  return at::layer_norm(x.scalar_type() == at::kDouble ? x : x.to(at::kFloat), {dim}, weight.tensor, bias.tensor, eps);
+}
+
+Conv2d::Conv2d(Module& parent, std::string name, const Conv2dOptions& options)
+    : Module(parent, std::move(name)),
+      w(add_parameter("w", {options.out, options.in, options.kernel, options.kernel},
+                      Init::normal(1.0 / std::sqrt(static_cast<double>(options.in * options.kernel * options.kernel))),
+                      /*decays=*/true, /*channels_last=*/true)),
+      b(add_parameter("b", {options.out}, Init::zeros(), /*decays=*/false)),
+      padding((options.kernel - 1) / 2) {}
+
+Tensor Conv2d::forward(const Tensor& x) const {
+  return at::conv2d(x, w.tensor.to(x.scalar_type()), b.tensor.to(x.scalar_type()), /*stride=*/1, padding);
+}
+
+}  // namespace dalle::layers

@@ -1,0 +1,102 @@
+#include "dalle/layers/transformer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+namespace dalle::layers {
+namespace {
+
+Init matrix_init(const TransformerOptions& options, int64_t fan_in, double extra = 1.0) {
+  return Init::normal(options.init_std_scale * extra / std::sqrt(static_cast<double>(fan_in)));
+}
+
+}  // namespace
+
+Tensor activate(const Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::kGelu: return at::gelu(x);
+    case Activation::kQuickGelu: return x * at::sigmoid(x * 1.702);
+  }
+  return x;
+}
+
+Tensor mask_to_bias(const Tensor& visible_LL, at::ScalarType dtype) {
+  return at::zeros(visible_LL.sizes(), visible_LL.options().dtype(dtype))
+      .masked_fill_(visible_LL.logical_not(), -std::numeric_limits<double>::infinity());
+}
+
+AttendFunction dense_attention(Tensor bias_LL) {
+  return [bias = std::move(bias_LL)](const Tensor& q, const Tensor& k, const Tensor& v) {
+    const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+    return at::scaled_dot_product_attention(q, k, v, mask);
+  };
+}
+
+Attention::Attention(Module& parent, std::string name, const TransformerOptions& options)
+    : Module(parent, std::move(name)),
+      in_proj_weight(add_parameter("in_proj_weight", {3 * options.dim, options.dim}, matrix_init(options, options.dim))),
+      in_proj_bias(add_parameter("in_proj_bias", {3 * options.dim}, Init::zeros(), /*decays=*/false)),
+      out_proj(*this, "out_proj",
+               {.in = options.dim, .out = options.dim,
+                .init = matrix_init(options, options.dim, options.residual_init_scale)}),
+      num_heads(options.num_heads) {}
+
+Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) const {
+  const int64_t batch = x_BLD.size(0), length = x_BLD.size(1), dim = x_BLD.size(2);
+  const auto type = x_BLD.scalar_type();
+  const Tensor qkv = at::linear(x_BLD, in_proj_weight.tensor.to(type), in_proj_bias.tensor.to(type));
+  // [B, L, 3, H, K] -> three of [B, H, L, K]
+  const auto parts = qkv.view({batch, length, 3, num_heads, dim / num_heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+  const Tensor out_BHLK = attend(parts[0], parts[1], parts[2]);
+  return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}));
+}
+
+Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
+    : Module(parent, std::move(name)),
+      c_fc(*this, "c_fc",
+           {.in = options.dim, .out = options.dim * options.mlp_ratio, .init = matrix_init(options, options.dim)}),
+      c_proj(*this, "c_proj",
+             {.in = options.dim * options.mlp_ratio, .out = options.dim,
+              .init = matrix_init(options, options.dim * options.mlp_ratio, options.residual_init_scale)}),
+      activation(options.activation) {}
+
+Tensor Mlp::forward(const Tensor& x) const { return c_proj.forward(activate(c_fc.forward(x), activation)); }
+
+TransformerBlock::TransformerBlock(Module& parent, std::string name, const TransformerOptions& options)
+    : Module(parent, std::move(name)),
+      ln_1(*this, "ln_1", options.dim),
+      attn(*this, "attn", options),
+      ln_2(*this, "ln_2", options.dim),
+      mlp(*this, "mlp", options),
+      compute_dtype(options.compute_dtype) {}
+
+Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner,
+                                 int64_t layer) const {
+  const Tensor after_attention = runner.run(2 * layer, x_BLD, [&](const Tensor& x) {
+    return x + attn.forward(ln_1.forward(x).to(compute_dtype), attend).to(x.scalar_type());
+  });
+  return runner.run(2 * layer + 1, after_attention, [&](const Tensor& x) {
+    return x + mlp.forward(ln_2.forward(x).to(compute_dtype)).to(x.scalar_type());
+  });
+}
+
+Transformer::Transformer(Module& parent, std::string name, const TransformerOptions& options)
+    : Module(parent, std::move(name)), resblocks_scope(*this, "resblocks") {
+  for (int64_t layer = 0; layer < options.num_layers; ++layer) {
+    resblocks.push_back(std::make_unique<TransformerBlock>(resblocks_scope, std::to_string(layer), options));
+  }
+}
+
+Tensor Transformer::forward(const Tensor& x_BLD, const std::function<AttendFunction(int64_t)>& attend_of,
+                            BlockRunner& runner, int64_t first_index) const {
+  Tensor x = x_BLD;
+  for (size_t layer = 0; layer < resblocks.size(); ++layer) {
+    const auto index = static_cast<int64_t>(layer);
+    x = resblocks[layer]->forward(x, attend_of(index), runner, first_index / 2 + index);
+  }
+  return x;
+}
+
+}  // namespace dalle::layers

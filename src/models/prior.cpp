@@ -1,0 +1,155 @@
+#include "dalle/models/prior.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+
+namespace dalle::models {
+
+using layers::AttendFunction;
+using layers::AttentionKind;
+
+// Dense attention per (kind, length, device): the masks depend on nothing else.
+struct Prior::MaskCache {
+  std::mutex mutex;
+  std::map<std::tuple<AttentionKind, int64_t, at::DeviceType, at::DeviceIndex>, AttendFunction> attend;
+};
+
+namespace {
+
+const PriorConfig& validated(const PriorConfig& config) {
+  config.validate("prior");
+  return config;
+}
+
+layers::TransformerOptions transformer_options(const PriorConfig& config, const PriorCompute& compute) {
+  return {.dim = config.dim,
+          .num_heads = config.num_heads,
+          .num_layers = config.num_layers,
+          .mlp_ratio = config.mlp_ratio,
+          .activation = config.activation,
+          .init_std_scale = config.init_scale,
+          .residual_init_scale = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_layers)),
+          .compute_dtype = compute.dtype};
+}
+
+}  // namespace
+
+AttentionKind PriorConfig::layer_kind(int64_t layer) const {
+  switch (layer_order) {
+    case LayerOrder::kPaper: return layers::paper_layer_kind(layer, num_layers);
+    case LayerOrder::kFull: return AttentionKind::kFull;
+    case LayerOrder::kList: return layer_kinds.at(static_cast<size_t>(layer));
+  }
+  return AttentionKind::kFull;
+}
+
+void PriorConfig::validate(const std::string& place) const {
+  if (dim % num_heads != 0) {
+    throw ConfigError(Problem{place, "dim divisible by num_heads", str("dim ", dim, ", num_heads ", num_heads), ""});
+  }
+  if (conv_kernel % 2 == 0) throw ConfigError(Problem{place, "an odd conv_kernel", str(conv_kernel), ""});
+  const auto kinds = static_cast<int64_t>(layer_kinds.size());
+  if (layer_order == LayerOrder::kList && kinds != num_layers) {
+    throw ConfigError(Problem{place, str("one entry of layer_kinds for each of ", num_layers, " layers"), str(kinds), ""});
+  }
+  if (layer_order != LayerOrder::kList && kinds != 0) {
+    throw ConfigError(Problem{place, "no layer_kinds unless layer_order is list", str(kinds, " entries"), "set layer_order: list"});
+  }
+}
+
+Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
+    : config_(validated(config)),
+      compute_(compute),
+      masks_(std::make_shared<MaskCache>()),
+      text_embedding(*this, "text_embedding", config.text_vocab_size, config.dim, config.embedding_init_std),
+      text_pad_embedding(*this, "text_pad_embedding", config.text_context, config.dim, config.embedding_init_std),
+      text_position_embedding(*this, "text_position_embedding", config.text_context, config.dim, config.embedding_init_std),
+      image_embedding(*this, "image_embedding", config.image_vocab_size, config.dim, config.embedding_init_std),
+      image_row_embedding(*this, "image_row_embedding", config.grid_size, config.dim, config.embedding_init_std),
+      image_column_embedding(*this, "image_column_embedding", config.grid_size, config.dim, config.embedding_init_std),
+      start_embedding(*this, "start_embedding", 2, config.dim, config.embedding_init_std),
+      transformer(*this, "transformer", transformer_options(config, compute)),
+      ln_final(*this, "ln_final", config.dim),
+      // Zero at the start, as Child et al. 2019: the first loss is exactly ln V.
+      text_head(*this, "text_head", {.in = config.dim, .out = config.text_targets(), .init = layers::Init::zeros()}),
+      image_head(*this, "image_head", {.in = config.dim, .out = config.image_vocab_size, .init = layers::Init::zeros()}) {}
+
+const AttendFunction& Prior::attend_of(AttentionKind kind, int64_t length, at::Device device) const {
+  const std::lock_guard lock(masks_->mutex);
+  auto& attend = masks_->attend[{kind, length, device.type(), device.index()}];
+  if (!attend) {
+    const Tensor mask = layers::attention_mask(kind, config_.layout(), {config_.conv_kernel, config_.conv_mask_edge});
+    const Tensor part = mask.slice(0, 0, length).slice(1, 0, length);
+    attend = layers::dense_attention(layers::mask_to_bias(part, compute_.dtype).contiguous().to(device));
+  }
+  return attend;
+}
+
+Tensor Prior::embed_text(const Tensor& caption_BT) const {
+  const int64_t batch = caption_BT.size(0), text = config_.text_context;
+  TORCH_CHECK_VALUE(caption_BT.dim() == 2 && caption_BT.size(1) == text - 1, "[prior] expected captions [B, ", text - 1,
+                    "], got ", caption_BT.sizes());
+  // Slot k holds caption token k - 1, or the pad embedding of slot k.
+  const Tensor is_pad = (caption_BT < 0).unsqueeze(-1);
+  const Tensor pieces = text_embedding.forward(caption_BT.clamp_min(0));
+  const Tensor pads = text_pad_embedding.weight.tensor.slice(0, 1).unsqueeze(0);
+  const Tensor start = start_embedding.weight.tensor.slice(0, 0, 1).expand({batch, 1, config_.dim});
+  return at::cat({start, at::where(is_pad, pads, pieces)}, 1) + text_position_embedding.weight.tensor;
+}
+
+Tensor Prior::embed_image_slots(const Tensor& tokens_Bn, int64_t first) const {
+  const int64_t batch = tokens_Bn.size(0), count = tokens_Bn.size(1), grid = config_.grid_size;
+  TORCH_CHECK_VALUE(first >= 0 && first + count <= config_.image_context(), "[prior] image slots ", first, " .. ",
+                    first + count, " do not fit a ", grid, " x ", grid, " grid");
+  Tensor tokens;
+  if (first == 0) {
+    const Tensor start = start_embedding.weight.tensor.slice(0, 1, 2).expand({batch, 1, config_.dim});
+    tokens = at::cat({start, image_embedding.forward(tokens_Bn.slice(1, 1))}, 1);
+  } else {
+    tokens = image_embedding.forward(tokens_Bn);
+  }
+  const Tensor slots = at::arange(first, first + count, tokens_Bn.options());
+  const Tensor rows = image_row_embedding.forward(slots.div(grid, "floor"));
+  const Tensor columns = image_column_embedding.forward(slots.remainder(grid));
+  return tokens + (rows + columns);
+}
+
+Tensor Prior::hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner) const {
+  const int64_t slots = std::min(image_BI.size(1) + 1, config_.image_context());
+  // Slot j holds token j - 1: shift right by one; the entry of slot 0 is ignored.
+  const Tensor shifted = at::cat({at::zeros({image_BI.size(0), 1}, image_BI.options()), image_BI.slice(1, 0, slots - 1)}, 1);
+  const Tensor x_BLD = at::cat({embed_text(caption_BT), embed_image_slots(shifted, 0)}, 1);
+  const int64_t length = x_BLD.size(1);
+  const auto attend = [&](int64_t layer) { return attend_of(config_.layer_kind(layer), length, x_BLD.device()); };
+  return ln_final.forward(transformer.forward(x_BLD, attend, runner));
+}
+
+Tensor Prior::text_logits(const Tensor& hidden) const {
+  return text_head.forward(hidden.to(compute_.head_dtype)).to(hidden.scalar_type());
+}
+
+Tensor Prior::image_logits(const Tensor& hidden) const {
+  return image_head.forward(hidden.to(compute_.head_dtype)).to(hidden.scalar_type());
+}
+
+PriorOutput Prior::forward(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner) const {
+  const Tensor hidden_BLD = hidden(caption_BT, image_BI, runner);
+  const int64_t text = config_.text_context;
+  return {.text_logits_BTV = text_logits(hidden_BLD.slice(1, 0, text - 1)),
+          .image_logits_BIV = image_logits(hidden_BLD.slice(1, text))};
+}
+
+Tensor Prior::text_targets(const Tensor& caption_BT) const {
+  if (!config_.text_loss_on_pads) return caption_BT;
+  const Tensor slots = at::arange(1, config_.text_context, caption_BT.options());
+  return at::where(caption_BT < 0, slots + config_.text_vocab_size, caption_BT);
+}
+
+}  // namespace dalle::models

@@ -1,0 +1,192 @@
+#include "dalle/storage/checkpoint.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "checkpoint_state.h"
+#include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "dalle/core/str.h"
+#include "dalle/storage/base64.h"
+#include "dalle/storage/manifest.h"
+#include "dalle/storage/safetensors.h"
+
+namespace dalle::storage {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFormat = "dalle-checkpoint";
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kEmaFile = "ema.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kTokenizerFile = "tokenizer.model";
+constexpr const char* kStateFile = "state.json";
+constexpr const char* kStateKey = "dalle.state";
+constexpr const char* kTokenizerKey = "dalle.tokenizer";
+
+/// A folder that is removed again unless it was renamed into place.
+class TemporaryFolder {
+ public:
+  explicit TemporaryFolder(fs::path path) : path_(std::move(path)) {
+    std::error_code error;
+    fs::remove_all(path_, error);
+    fs::create_directories(path_, error);
+    if (error) throw FileError(str(path_.string(), ": cannot create the folder: ", error.message()));
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;  // what stays behind has a temporary name and is removed by prune_checkpoints
+    fs::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// Renames `from` to `to`. Where `to` exists the two are exchanged in one step, so that `from` then names the old folder.
+void rename_into_place(const fs::path& from, const fs::path& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
+  if (errno == EEXIST && ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) return;
+  if (errno != EINVAL && errno != ENOSYS) {
+    throw FileError(str(to.string(), ": cannot rename ", from.string(), " to it: ", std::strerror(errno)));
+  }
+  // File systems without these flags (NFS): an old folder is moved aside first.
+  std::error_code error;
+  const fs::path aside = from.string() + ".old";
+  if (fs::exists(to)) fs::rename(to, aside, error);
+  if (!error) {
+    fs::rename(from, to, error);
+    std::error_code ignored;
+    if (error) fs::rename(aside, to, ignored);
+  }
+  if (error) throw FileError(str(to.string(), ": cannot rename ", from.string(), " to it: ", error.message()));
+  fs::remove_all(aside, error);
+}
+
+uint64_t bytes_of(const std::vector<NamedTensor>& tensors) {
+  constexpr uint64_t kHeaderBytes = 256;  // per tensor, generously
+  uint64_t bytes = 0;
+  for (const auto& entry : tensors) bytes += entry.tensor.nbytes() + kHeaderBytes + entry.name.size();
+  return bytes;
+}
+
+void check_disk(const fs::path& parent, const fs::path& folder, const Checkpoint& checkpoint) {
+  constexpr uint64_t kSlack = 1 << 20;
+  const uint64_t needed = bytes_of(checkpoint.model) + bytes_of(checkpoint.ema) + bytes_of(checkpoint.optimizer) +
+                          checkpoint.tokenizer.size() + checkpoint.config_yaml.size() +
+                          checkpoint.model_config_yaml.size() + kSlack;
+  const uint64_t available = free_disk_bytes(parent);
+  if (available >= needed) return;
+  throw FileError(Problem{.place = folder.string(),
+                          .expected = str(needed, " free bytes for the checkpoint"),
+                          .got = str(available, " (", needed - available, " bytes missing)"),
+                          .hint = "free some space; earlier checkpoints are untouched"});
+}
+
+std::vector<NamedTensor> read_tensors(const fs::path& folder, const Manifest& manifest, const char* name) {
+  const ManifestEntry* entry = manifest.find(name);
+  if (entry == nullptr) return {};
+  verify_checksum(folder, *entry);
+  return read_safetensors(folder / name).tensors;
+}
+
+std::string read_text(const fs::path& folder, const Manifest& manifest, const char* name) {
+  const ManifestEntry* entry = manifest.find(name);
+  if (entry == nullptr) return "";
+  verify_checksum(folder, *entry);
+  return read_file(folder / name);
+}
+
+Manifest require_manifest(const fs::path& folder) {
+  Manifest manifest = read_manifest(folder, kFormat, kCheckpointFormatVersion);
+  for (const char* name : {kModelFile, kStateFile}) {
+    if (manifest.find(name) != nullptr) continue;
+    throw CheckpointError(Problem{.place = (folder / kManifestName).string(), .expected = str("an entry for ", name),
+                                  .got = "none"});
+  }
+  return manifest;
+}
+
+Checkpoint load_folder(const fs::path& folder, LoadParts parts) {
+  const Manifest manifest = require_manifest(folder);
+  Checkpoint checkpoint = parse_state(read_text(folder, manifest, kStateFile), (folder / kStateFile).string());
+  checkpoint.tokenizer = read_text(folder, manifest, kTokenizerFile);
+  const bool has_ema = manifest.find(kEmaFile) != nullptr;
+  if (parts != LoadParts::kEvaluation || !has_ema) checkpoint.model = read_tensors(folder, manifest, kModelFile);
+  if (parts != LoadParts::kModel) checkpoint.ema = read_tensors(folder, manifest, kEmaFile);
+  if (parts == LoadParts::kAll) checkpoint.optimizer = read_tensors(folder, manifest, kOptimizerFile);
+  return checkpoint;
+}
+
+Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const std::string& place) {
+  const auto state = metadata.find(kStateKey);
+  if (state == metadata.end()) {
+    throw CheckpointError(Problem{.place = place, .expected = str("'", kStateKey, "' in the metadata"), .got = "none",
+                                  .hint = "weights of other programs are converted by import-weights"});
+  }
+  Checkpoint checkpoint = parse_state(state->second, str(place, " (", kStateKey, ")"));
+  if (const auto tokenizer = metadata.find(kTokenizerKey); tokenizer != metadata.end()) {
+    const auto bytes = decode_base64(tokenizer->second);
+    if (!bytes) {
+      throw CheckpointError(Problem{.place = str(place, " (", kTokenizerKey, ")"), .expected = "base64",
+                                    .got = str("'", tokenizer->second.substr(0, 40), "...'")});
+    }
+    checkpoint.tokenizer = *bytes;
+  }
+  return checkpoint;
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& folder, const Checkpoint& checkpoint) {
+  const fs::path target = fs::absolute(folder).lexically_normal();
+  const fs::path parent = target.parent_path();
+  const TemporaryFolder temporary(str(target.string(), ".tmp-", ::getpid()));
+  check_disk(parent, target, checkpoint);
+  std::vector<std::string> names;
+  auto place_of = [&](const char* name) { return temporary.path() / names.emplace_back(name); };
+  write_safetensors(place_of(kModelFile), {checkpoint.model, {}});
+  if (!checkpoint.ema.empty()) write_safetensors(place_of(kEmaFile), {checkpoint.ema, {}});
+  if (!checkpoint.optimizer.empty()) write_safetensors(place_of(kOptimizerFile), {checkpoint.optimizer, {}});
+  if (!checkpoint.tokenizer.empty()) write_file(place_of(kTokenizerFile), checkpoint.tokenizer);
+  write_file(place_of(kStateFile), state_text(checkpoint, (target / kStateFile).string()));
+  write_manifest(temporary.path(), kFormat, kCheckpointFormatVersion, names);
+  sync_directory(temporary.path());
+  rename_into_place(temporary.path(), target);
+  sync_directory(parent);
+}
+
+Checkpoint load_checkpoint(const fs::path& folder_or_file, LoadParts parts) {
+  std::error_code error;
+  if (fs::is_directory(folder_or_file, error)) return load_folder(folder_or_file, parts);
+  SafetensorsFile file = read_safetensors(folder_or_file);
+  Checkpoint checkpoint = bare_state(file.metadata, folder_or_file.string());
+  checkpoint.model = std::move(file.tensors);
+  return checkpoint;
+}
+
+void verify_checkpoint(const fs::path& folder_or_file) {
+  std::error_code error;
+  if (!fs::is_directory(folder_or_file, error)) {
+    bare_state(read_safetensors_header(folder_or_file).metadata, folder_or_file.string());
+    return;
+  }
+  const Manifest manifest = require_manifest(folder_or_file);
+  for (const auto& entry : manifest.files) verify_checksum(folder_or_file, entry);
+  parse_state(read_file(folder_or_file / kStateFile), (folder_or_file / kStateFile).string());
+}
+
+void write_bare_checkpoint(const fs::path& path, const Checkpoint& checkpoint) {
+  SafetensorsFile file{checkpoint.evaluation_weights(), {{kStateKey, state_text(checkpoint, path.string())}}};
+  if (!checkpoint.tokenizer.empty()) file.metadata[kTokenizerKey] = encode_base64(checkpoint.tokenizer);
+  write_safetensors(path, file);
+}
+
+}  // namespace dalle::storage
