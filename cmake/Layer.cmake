@@ -26,13 +26,15 @@ function(dalle_alternative target option file stub)
 endfunction()
 
 # dalle_test(NAME LIBRARIES...): the executable dalle_NAME_tests from tests/NAME/*_test.cpp. A process linked to LibTorch
-# takes 0.4 s to start, so CTest runs one process per test file rather than one per case.
+# takes 0.4 s to start, so CTest runs one process per test file rather than one per case. Tests stay out of unity builds:
+# their little helpers often have the same names.
 function(dalle_test name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp)
   if(NOT sources)
     return()
   endif()
   add_executable(dalle_${name}_tests ${sources})
+  set_target_properties(dalle_${name}_tests PROPERTIES UNITY_BUILD OFF)
   target_include_directories(dalle_${name}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(dalle_${name}_tests PRIVATE
     DALLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" DALLE_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")

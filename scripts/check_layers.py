@@ -15,7 +15,9 @@ RANKS = {"core": 0, "config": 1, "cli": 2, "text": 2, "storage": 2, "distributed
 FENCES = [
     (r"yaml-cpp/", ["src/config/"]),
     (r"CLI/", ["src/cli/"]),
-    (r"sentencepiece", ["src/text/"]),
+    (r"sentencepiece|utf8proc", ["src/text/"]),
+    (r"google/protobuf/|.*\.pb\.h", ["src/training/event_record.cpp"]),
+    (r"xxhash", ["src/core/"]),
     (r"opencv2?/", ["src/data/image_codec_opencv.cpp", "src/generation/picture_writer_opencv.cpp"]),
     (r"archive(_entry)?\.h", ["src/data/"]),
     (r"torch/csrc/distributed/|nccl\.h|gloo/", ["src/distributed/"]),
@@ -45,7 +47,7 @@ def check_include(path, quote, name):
             return f"{name} is of no known layer"
         if layer and target != layer and RANKS[target] >= RANKS[layer]:
             return f"{layer} (rank {RANKS[layer]}) must not include {name} (rank {RANKS[target]})"
-    elif quote == '"' and "/" in name and not (path.parts[0] == "tests" and name.startswith("support/")):
+    elif quote == '"' and "/" in name and not (path.parts[0] == "tests" and name.startswith(("support/", f"{layer}/"))):
         return f'"{name}" is neither dalle/... nor a file of the same folder'
     where = path.as_posix()
     fenced_place = re.sub(r"^tests/", "src/", where)

@@ -7,10 +7,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DEBIAN_PACKAGES=(g++ make cmake ninja-build git python3 python3-venv ccache mold pkg-config clang-format ca-certificates
-  libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libspdlog-dev libfmt-dev libcli11-dev
-  libsentencepiece-dev libarchive-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev libprotobuf-dev protobuf-compiler libgtest-dev
-  libgmock-dev libbenchmark-dev libgloo-dev)
+DEBIAN_PACKAGES=(
+  g++ make cmake ninja-build git python3 python3-venv ccache mold pkg-config clang-format ca-certificates
+  libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libspdlog-dev libfmt-dev
+  libcli11-dev libsentencepiece-dev libarchive-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev libprotobuf-dev
+  protobuf-compiler libgtest-dev libgmock-dev libbenchmark-dev libgloo-dev)
 TORCH_VERSION=2.11.0
 NVCC_REQUIREMENTS=("cuda-toolkit[nvcc,crt,cccl,cudart]==13.0.2" "nvidia-nvvm==13.0.*")
 NVCC_WHEELS=(nvidia_cuda_nvcc-13.0 nvidia_cuda_crt-13.0 nvidia_cuda_cccl-13.0 nvidia_cuda_runtime-13.0 nvidia_nvvm-13.0)
@@ -43,6 +44,16 @@ as_root() {
   if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
+# run_apt LOG ARGUMENTS...: apt-get with its output in LOG; of a failure, the first lines that say why are shown.
+run_apt() {
+  local log=$1
+  shift
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any "$@" \
+    >"$log" 2>&1 && return
+  grep -E '^(E|W|dpkg):' "$log" | head -4 >&2
+  return 1
+}
+
 install_debian_packages() {
   local missing=() unknown=() package
   if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -62,16 +73,18 @@ install_debian_packages() {
   need_space /usr 2500 "Debian packages"
   as_root true || die "sudo did not give root rights, which apt-get needs; run as root:" \
     "apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
-  as_root "${apt[@]}" update || say "apt-get update had errors (see above); going on with the package lists there are"
+  local log
+  log=$(mktemp)
+  run_apt "$log" update || say "apt-get update had errors; going on with the package lists that are there"
   for package in "${missing[@]}"; do
     [[ -n $(apt-cache madison "$package" 2>/dev/null) ]] || unknown+=("$package")
   done
   ((${#unknown[@]} == 0)) || die "apt does not know these packages: ${unknown[*]}" \
-    "either the network is down (see apt-get's messages above), or the package sources lack Debian 12 (bookworm) main"
-  as_root "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "apt-get could not install the packages (see its messages above): ${missing[*]}" \
+    "either the network is down, or the package sources lack Debian 12 (bookworm) main"
+  run_apt "$log" install -y --no-install-recommends "${missing[@]}" ||
+    die "apt-get could not install: ${missing[*]}" "its whole output is in $log" \
       "no network, a full disk and a half-finished upgrade (apt-get -f install) are the usual reasons"
+  rm -f "$log"
   mapfile -t missing < <(missing_packages)
   ((${#missing[@]} == 0)) || die "apt-get ended without an error, but these packages are still missing: ${missing[*]}"
 }

@@ -53,6 +53,7 @@ def save(name: str, tensors: dict[str, torch.Tensor], seed: int) -> None:
             value = value.to(torch.uint8)
         stored[key] = value.contiguous().clone()
     path = GOLDEN_DIR / f"{name}.safetensors"
-    metadata = {"torch": torch.__version__.split("+")[0], "seed": str(seed), "script": f"scripts/golden/{Path(sys.argv[0]).name}"}
-    save_file(stored, path, metadata)
+    version = torch.__version__.split("+")[0]
+    made_by = f"scripts/golden/{Path(sys.argv[0]).name}, torch {version}, seed {seed}"
+    save_file(stored, path, {"made_by": made_by})  # one entry: the order of several is not fixed
     print(f"{path.name}: {len(stored)} tensors, {path.stat().st_size} bytes")

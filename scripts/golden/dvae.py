@@ -24,10 +24,18 @@ GRID = IMAGE // 8
 TEMPERATURE, KL_WEIGHT = 0.7, 6.6
 
 
+def release(hidden: int = 256, init: int = 128, vocab: int = 8192, device: str = "cpu"):
+    """The package's encoder and decoder."""
+    attr.set_run_validators(False)  # its lower bounds on widths
+    device = torch.device(device)
+    return (
+        Encoder(n_hid=hidden, vocab_size=vocab, device=device),
+        Decoder(n_hid=hidden, n_init=init, vocab_size=vocab, device=device),
+    )
+
+
 def build(random: Random) -> tuple[torch.nn.Module, torch.nn.Module]:
-    attr.set_run_validators(False)  # the package's lower bounds on widths
-    encoder = Encoder(n_hid=HIDDEN, vocab_size=VOCAB)
-    decoder = Decoder(n_hid=HIDDEN, n_init=INIT, vocab_size=VOCAB)
+    encoder, decoder = release(HIDDEN, INIT, VOCAB)
     for module in (encoder, decoder):
         for name, parameter in module.named_parameters():
             if name.endswith(".w"):

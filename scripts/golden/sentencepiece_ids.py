@@ -59,12 +59,13 @@ def main():
     characters = collections.Counter("".join(train))
     alphabet = sorted(c for c, n in characters.items() if n >= 3)
     words = [f"{word}\t{count}" for word, count in sorted(counts.items()) if set(word) <= set(alphabet)]
+    singles = [c for c in alphabet if unicodedata.category(c)[0] not in "LM"]
+    words += [f"{single}\t{characters[single]}".replace(" ", "\u2581") for single in singles]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(words), model_writer=model, model_type="bpe", input_format="tsv", vocab_size=700,
-        byte_fallback=True, character_coverage=1.0, required_chars="".join(alphabet).replace(" ", "\u2581"),
-        normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False, bos_id=-1,
-        eos_id=-1, num_threads=1, minloglevel=2)
+        byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity", add_dummy_prefix=False,
+        remove_extra_whitespaces=False, bos_id=-1, eos_id=-1, num_threads=1, minloglevel=2)
     (OUT / "sentencepiece.model").write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     chosen = [normalize(c) for c in list(captions("val.tar"))[:150] + list(captions("train.tar"))[:40] + EXTRA]

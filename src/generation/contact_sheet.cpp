@@ -26,9 +26,7 @@ const TextStyle kSubtitleStyle{.size = 14, .colour = kSoftInk};
 const TextStyle kColumnStyle{.size = 14, .colour = kSoftInk, .bold = true};
 const TextStyle kRowStyle{.size = 16, .colour = kInk};
 
-TextStyle label_style(const SheetCell& cell) {
-  return {.size = 14, .colour = cell.highlighted ? kAccent : kInk};
-}
+TextStyle label_style(const SheetCell& cell) { return {.size = 14, .colour = cell.highlighted ? kAccent : kInk}; }
 
 std::vector<std::string> label_lines(const SheetCell& cell, int64_t cell_size) {
   return wrap_text(cell.label, label_style(cell), cell_size, kLabelLines);
@@ -133,10 +131,13 @@ Tensor labelled_rows(const std::vector<SheetRow>& rows, const SheetOptions& opti
 
   Tensor sheet = blank_picture(height, 2 * kMargin + width, kPaper);
   draw_header(sheet, header, width);
-  const auto column_left = [&](size_t i) { return first_column + static_cast<int64_t>(i) * (options.cell_size + kGap); };
+  const auto column_left = [&](size_t i) {
+    return first_column + static_cast<int64_t>(i) * (options.cell_size + kGap);
+  };
   for (size_t i = 0; i < std::min(columns, options.column_titles.size()); ++i) {
     draw_lines(sheet, kMargin + header.height, column_left(i), options.cell_size,
-               wrap_text(options.column_titles[i], kColumnStyle, options.cell_size, 1), kColumnStyle, TextAlign::kCentre);
+               wrap_text(options.column_titles[i], kColumnStyle, options.cell_size, 1), kColumnStyle,
+               TextAlign::kCentre);
   }
   int64_t top = kMargin + header.height + titles_height;
   for (const SheetRow& row : rows) {

@@ -21,7 +21,7 @@ std::string short_number(double value) {
   return text;
 }
 
-std::string link(const std::string& file, const std::string& text) {
+std::string anchor(const std::string& file, const std::string& text) {
   return str("<a href=\"", url_path(file), "\">", text, "</a>");
 }
 
@@ -31,19 +31,19 @@ std::string card_html(const std::string& caption, const CandidateView& view) {
       str("Rank ", view.rank, ", score ", score, ", candidate ", view.candidate, view.kept ? ", kept" : "");
   const std::string alt = escape_html(str("Candidate ", view.candidate, " for \"", caption, "\", rank ", view.rank));
   const std::string url = url_path(view.file);
-  return str("<a class=\"card", view.kept ? " kept" : "", "\" href=\"", url, "\" title=\"", title, "\"><img src=\"", url,
-             "\" alt=\"", alt, "\" loading=\"lazy\"><div class=\"info\"><b>#", view.rank, view.kept ? " &#9733;" : "",
-             "</b><span>", score, "</span></div></a>\n");
+  return str("<a class=\"card", view.kept ? " kept" : "", "\" href=\"", url, "\" title=\"", title, "\"><img src=\"",
+             url, "\" alt=\"", alt, "\" loading=\"lazy\"><div class=\"info\"><b>#", view.rank,
+             view.kept ? " &#9733;" : "", "</b><span>", score, "</span></div></a>\n");
 }
 
 std::string caption_html(const CaptionResult& result, size_t index) {
   std::vector<CandidateView> views = result.candidates;
   std::stable_sort(views.begin(), views.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
   const auto num_kept = std::count_if(views.begin(), views.end(), [](const auto& view) { return view.kept; });
-  std::string html = str("<section id=\"caption-", index + 1, "\">\n<div class=\"bar\"><div><h2>",
-                         escape_html(result.caption), "</h2><p class=\"soft\">", views.size(), " candidates, best ",
-                         num_kept, " kept (&#9733;)");
-  if (!result.contact_sheet.empty()) html += " &middot; " + link(result.contact_sheet, "contact sheet");
+  std::string html =
+      str("<section id=\"caption-", index + 1, "\">\n<div class=\"bar\"><div><h2>", escape_html(result.caption),
+          "</h2><p class=\"soft\">", views.size(), " candidates, best ", num_kept, " kept (&#9733;)");
+  if (!result.contact_sheet.empty()) html += " &middot; " + anchor(result.contact_sheet, "contact sheet");
   html += "</p></div>";
   if (num_kept > 0 && static_cast<size_t>(num_kept) < views.size()) {
     html += "<button class=\"toggle\" type=\"button\" aria-pressed=\"false\" hidden>Kept only</button>";
@@ -107,13 +107,14 @@ std::string url_path(const std::string& path) {
 
 std::string gallery_html(const Gallery& gallery) {
   const size_t num_captions = gallery.captions.size();
-  std::string html = str(
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
-      escape_html(gallery.title), "</title>\n<style>", gallery_style(), "</style>\n</head>\n<body",
-      gallery.pixelated ? " class=\"pixelated\"" : "", ">\n<header>\n<h1>", escape_html(gallery.title),
-      "</h1>\n<p class=\"soft\">", num_captions, num_captions == 1 ? " caption" : " captions");
-  if (!gallery.scores_file.empty()) html += " &middot; " + link(gallery.scores_file, escape_html(gallery.scores_file));
+  std::string html =
+      str("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
+          escape_html(gallery.title), "</title>\n<style>", gallery_style(), "</style>\n</head>\n<body",
+          gallery.pixelated ? " class=\"pixelated\"" : "", ">\n<header>\n<h1>", escape_html(gallery.title),
+          "</h1>\n<p class=\"soft\">", num_captions, num_captions == 1 ? " caption" : " captions");
+  if (!gallery.scores_file.empty())
+    html += " &middot; " + anchor(gallery.scores_file, escape_html(gallery.scores_file));
   html += str("</p>\n", settings_html(gallery), index_html(gallery), "</header>\n<main>\n");
   for (size_t i = 0; i < num_captions; ++i) html += caption_html(gallery.captions[i], i);
   html += "</main>\n<footer class=\"soft\">Click a picture to enlarge it; arrow keys move, Esc closes.</footer>\n";

@@ -11,23 +11,21 @@ namespace dalle::generation {
 namespace {
 
 // The part of [start, start + extent) that lies inside [0, limit).
-struct Span {
+struct PixelSpan {
   int64_t start, size;
 };
 
-Span clip_span(int64_t start, int64_t extent, int64_t limit) {
+PixelSpan clip_pixels(int64_t start, int64_t extent, int64_t limit) {
   const int64_t first = std::clamp<int64_t>(start, 0, limit);
   const int64_t last = std::clamp<int64_t>(start + extent, first, limit);
   return {first, last - first};
 }
 
-Tensor region(const Tensor& picture, Span rows, Span columns) {
+Tensor pixel_region(const Tensor& picture, PixelSpan rows, PixelSpan columns) {
   return picture.narrow(0, rows.start, rows.size).narrow(1, columns.start, columns.size);
 }
 
-Tensor colour_tensor(Colour colour) {
-  return at::tensor({colour[0], colour[1], colour[2]}, at::kByte);
-}
+Tensor colour_tensor(Colour colour) { return at::tensor({colour[0], colour[1], colour[2]}, at::kByte); }
 
 }  // namespace
 
@@ -47,18 +45,18 @@ Tensor blank_picture(int64_t height, int64_t width, Colour colour) {
 }
 
 void fill_rectangle(Tensor& picture, int64_t top, int64_t left, int64_t height, int64_t width, Colour colour) {
-  const Span rows = clip_span(top, height, picture.size(0));
-  const Span columns = clip_span(left, width, picture.size(1));
-  region(picture, rows, columns).copy_(colour_tensor(colour));
+  const PixelSpan rows = clip_pixels(top, height, picture.size(0));
+  const PixelSpan columns = clip_pixels(left, width, picture.size(1));
+  pixel_region(picture, rows, columns).copy_(colour_tensor(colour));
 }
 
 void paste(Tensor& target, const Tensor& source, int64_t top, int64_t left) {
-  const Span rows = clip_span(top, source.size(0), target.size(0));
-  const Span columns = clip_span(left, source.size(1), target.size(1));
-  const Span source_rows{rows.start - top, rows.size};
-  const Span source_columns{columns.start - left, columns.size};
+  const PixelSpan rows = clip_pixels(top, source.size(0), target.size(0));
+  const PixelSpan columns = clip_pixels(left, source.size(1), target.size(1));
+  const PixelSpan source_rows{rows.start - top, rows.size};
+  const PixelSpan source_columns{columns.start - left, columns.size};
   if (rows.size == 0 || columns.size == 0) return;
-  region(target, rows, columns).copy_(region(source, source_rows, source_columns));
+  pixel_region(target, rows, columns).copy_(pixel_region(source, source_rows, source_columns));
 }
 
 Tensor resize_picture(const Tensor& picture, int64_t height, int64_t width, Enlarge enlarge) {
@@ -77,19 +75,18 @@ Tensor fit_picture(const Tensor& picture, int64_t side, Enlarge enlarge) {
   return resize_picture(picture, scaled(picture.size(0)), scaled(picture.size(1)), enlarge);
 }
 
-int64_t text_width(const std::string& text, const TextStyle& style) {
-  return coverage_width(plain_ascii(text), style);
-}
+int64_t text_width(const std::string& text, const TextStyle& style) { return coverage_width(plain_ascii(text), style); }
 
 void draw_text(Tensor& picture, int64_t top, int64_t left, const std::string& text, const TextStyle& style) {
   const Tensor coverage = text_coverage(plain_ascii(text), style);
-  const Span rows = clip_span(top, coverage.size(0), picture.size(0));
-  const Span columns = clip_span(left, coverage.size(1), picture.size(1));
+  const PixelSpan rows = clip_pixels(top, coverage.size(0), picture.size(0));
+  const PixelSpan columns = clip_pixels(left, coverage.size(1), picture.size(1));
   if (rows.size == 0 || columns.size == 0) return;
-  const Tensor alpha = region(coverage, {rows.start - top, rows.size}, {columns.start - left, columns.size});
-  Tensor under = region(picture, rows, columns);
+  const Tensor alpha = pixel_region(coverage, {rows.start - top, rows.size}, {columns.start - left, columns.size});
+  Tensor under = pixel_region(picture, rows, columns);
   const Tensor ink = colour_tensor(style.colour).to(at::kFloat).expand_as(under);
-  under.copy_(at::lerp(under.to(at::kFloat), ink, alpha.to(at::kFloat).div(255).unsqueeze(-1).expand_as(under)).round());
+  under.copy_(
+      at::lerp(under.to(at::kFloat), ink, alpha.to(at::kFloat).div(255).unsqueeze(-1).expand_as(under)).round());
 }
 
 int64_t draw_lines(Tensor& picture, int64_t top, int64_t left, int64_t width, const std::vector<std::string>& lines,

@@ -14,7 +14,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormatVersion = 1;
 
-Json number(double value) {
+Json json_number(double value) {
   if (std::isfinite(value)) return value;
   return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
 }
@@ -23,14 +23,15 @@ Json settings_object(const std::vector<std::pair<std::string, SettingValue>>& se
   Json object = Json::object();
   for (const auto& [name, setting] : settings) {
     const double* real = std::get_if<double>(&setting);
-    object[name] = real != nullptr ? number(*real) : std::visit([](const auto& value) { return Json(value); }, setting);
+    object[name] =
+        real != nullptr ? json_number(*real) : std::visit([](const auto& value) { return Json(value); }, setting);
   }
   return object;
 }
 
 Json numbers_object(const std::vector<std::pair<std::string, double>>& numbers) {
   Json object = Json::object();
-  for (const auto& [name, value] : numbers) object[name] = number(value);
+  for (const auto& [name, value] : numbers) object[name] = json_number(value);
   return object;
 }
 
@@ -43,10 +44,10 @@ Json model_object(const ModelUsed& model) {
 Json candidate_object(const CandidateScore& score) {
   Json object = {{"rank", score.rank},
                  {"candidate", score.candidate},
-                 {"score", number(score.score)},
+                 {"score", json_number(score.score)},
                  {"kept", score.kept},
                  {"file", score.file}};
-  for (const auto& [name, value] : score.others) object[name] = number(value);
+  for (const auto& [name, value] : score.others) object[name] = json_number(value);
   return object;
 }
 

@@ -17,7 +17,7 @@ Parameter& Module::add_parameter(std::string name, at::IntArrayRef shape, Init i
   parameter->tensor = at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
   parameter->tensor.set_requires_grad(true);
   parameter->init = init;
-  parameter->decays = decays;
+  parameter->decays = decays && shape.size() >= 2;  // never gains, biases and scalars
   parameter->channels_last = channels_last;
   return *parameters_.emplace_back(std::move(parameter));
 }

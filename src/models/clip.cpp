@@ -18,6 +18,7 @@ constexpr float kStd[] = {0.26862954f, 0.26130258f, 0.27577711f};
 
 const ClipConfig& validated(const ClipConfig& config) {
   config.validate("clip");
+  TORCH_CHECK_VALUE(config.text_vocab_size > 2, "[clip] the text vocabulary must be known when the model is built");
   return config;
 }
 

@@ -25,6 +25,8 @@ namespace {
 
 const PriorConfig& validated(const PriorConfig& config) {
   config.validate("prior");
+  TORCH_CHECK_VALUE(config.text_vocab_size > 0 && config.image_vocab_size > 0 && config.grid_size > 0,
+                    "[prior] vocabularies and grid size must be known when the model is built");
   return config;
 }
 

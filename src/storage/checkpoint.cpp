@@ -108,8 +108,8 @@ Manifest require_manifest(const fs::path& folder) {
   Manifest manifest = read_manifest(folder, kFormat, kCheckpointFormatVersion);
   for (const char* name : {kModelFile, kStateFile}) {
     if (manifest.find(name) != nullptr) continue;
-    throw CheckpointError(Problem{.place = (folder / kManifestName).string(), .expected = str("an entry for ", name),
-                                  .got = "none"});
+    throw CheckpointError(
+        Problem{.place = (folder / kManifestName).string(), .expected = str("an entry for ", name), .got = "none"});
   }
   return manifest;
 }
@@ -128,14 +128,17 @@ Checkpoint load_folder(const fs::path& folder, LoadParts parts) {
 Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const std::string& place) {
   const auto state = metadata.find(kStateKey);
   if (state == metadata.end()) {
-    throw CheckpointError(Problem{.place = place, .expected = str("'", kStateKey, "' in the metadata"), .got = "none",
+    throw CheckpointError(Problem{.place = place,
+                                  .expected = str("'", kStateKey, "' in the metadata"),
+                                  .got = "none",
                                   .hint = "weights of other programs are converted by import-weights"});
   }
   Checkpoint checkpoint = parse_state(state->second, str(place, " (", kStateKey, ")"));
   if (const auto tokenizer = metadata.find(kTokenizerKey); tokenizer != metadata.end()) {
     const auto bytes = decode_base64(tokenizer->second);
     if (!bytes) {
-      throw CheckpointError(Problem{.place = str(place, " (", kTokenizerKey, ")"), .expected = "base64",
+      throw CheckpointError(Problem{.place = str(place, " (", kTokenizerKey, ")"),
+                                    .expected = "base64",
                                     .got = str("'", tokenizer->second.substr(0, 40), "...'")});
     }
     checkpoint.tokenizer = *bytes;
@@ -146,7 +149,8 @@ Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const 
 }  // namespace
 
 void save_checkpoint(const fs::path& folder, const Checkpoint& checkpoint) {
-  const fs::path target = fs::absolute(folder).lexically_normal();
+  fs::path target = fs::absolute(folder).lexically_normal();
+  if (!target.has_filename()) target = target.parent_path();  // "FOLDER/"
   const fs::path parent = target.parent_path();
   const TemporaryFolder temporary(str(target.string(), ".tmp-", ::getpid()));
   check_disk(parent, target, checkpoint);

@@ -24,8 +24,10 @@ Checkpoint parse_state(const std::string& text, const std::string& place) {
   const Json json = parse_json(text, place);
   const int64_t version = require_integer(json, "format_version", place);
   if (version != kCheckpointFormatVersion) {
-    throw CheckpointError(Problem{.place = place, .expected = str("format version ", kCheckpointFormatVersion),
-                                  .got = str(version), .hint = "it was written by another version of dalle.cpp"});
+    throw CheckpointError(Problem{.place = place,
+                                  .expected = str("format version ", kCheckpointFormatVersion),
+                                  .got = str(version),
+                                  .hint = "it was written by another version of dalle.cpp"});
   }
   Checkpoint checkpoint;
   checkpoint.kind = require_string(json, "kind", place);

@@ -29,8 +29,7 @@ InputFile::~InputFile() { ::close(descriptor_); }
 void InputFile::read_at(uint64_t offset, std::span<std::byte> bytes) const {
   constexpr size_t kPiece = size_t{1} << 30;  // read(2) takes at most 2 GiB
   while (!bytes.empty()) {
-    const ssize_t got =
-        ::pread(descriptor_, bytes.data(), std::min(bytes.size(), kPiece), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(descriptor_, bytes.data(), std::min(bytes.size(), kPiece), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw FileError(str(path_.string(), ": cannot read at byte ", offset, ": ", std::strerror(errno)));
     if (got == 0) {

@@ -77,8 +77,8 @@ std::string require_string(const Json& object, const std::string& key, const std
 
 int64_t require_integer(const Json& object, const std::string& key, const std::string& place) {
   const Json& value = require(object, key, place);
-  const bool fits = value.is_number_integer() &&
-                    (!value.is_number_unsigned() || std::in_range<int64_t>(value.get<uint64_t>()));
+  const bool fits =
+      value.is_number_integer() && (!value.is_number_unsigned() || std::in_range<int64_t>(value.get<uint64_t>()));
   if (!fits) fail(place, str("a 64-bit integer in '", key, "'"), short_text(value));
   return value.get<int64_t>();
 }

@@ -79,7 +79,8 @@ fs::path checkpoint_path(const fs::path& run_dir, int64_t step) {
 std::vector<std::string> list_checkpoints(const fs::path& run_dir) {
   std::vector<std::string> names;
   std::error_code error;
-  for (fs::directory_iterator entry(checkpoints_of(run_dir), error), end; !error && entry != end; entry.increment(error)) {
+  for (fs::directory_iterator entry(checkpoints_of(run_dir), error), end; !error && entry != end;
+       entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     if (step_of(name) && entry->is_directory()) names.push_back(name);
   }
@@ -93,7 +94,8 @@ fs::path resolve_checkpoint(const fs::path& given) {
     throw ConfigError(Problem{.place = given.string(),
                               .expected = str("a checkpoint folder (with ", kManifestName,
                                               "), a run directory (with checkpoints/latest) or a .safetensors file"),
-                              .got = got, .hint = hint});
+                              .got = got,
+                              .hint = hint});
   };
   if (!fs::exists(given, error)) fail("no such file or folder", "");
   if (fs::is_regular_file(given, error)) {
@@ -148,8 +150,10 @@ LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
   const auto latest = std::find(names.begin(), names.end(), latest_name(run_dir));
   if (latest != names.end()) std::rotate(names.begin(), latest, latest + 1);
   if (names.empty()) {
-    throw ConfigError(Problem{.place = checkpoints_of(run_dir).string(), .expected = "checkpoints of a run",
-                              .got = "none", .hint = "start without --resume"});
+    throw ConfigError(Problem{.place = checkpoints_of(run_dir).string(),
+                              .expected = "checkpoints of a run",
+                              .got = "none",
+                              .hint = "start without --resume"});
   }
   for (const auto& name : names) {
     const fs::path folder = checkpoints_of(run_dir) / name;
@@ -161,7 +165,8 @@ LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
       log_warning(str("passing over an unreadable checkpoint: ", error.what()));
     }
   }
-  throw CheckpointError(Problem{.place = checkpoints_of(run_dir).string(), .expected = "an intact checkpoint",
+  throw CheckpointError(Problem{.place = checkpoints_of(run_dir).string(),
+                                .expected = "an intact checkpoint",
                                 .got = str(names.size(), " damaged ones")});
 }
 

@@ -26,9 +26,9 @@ struct DtypeName {
   at::ScalarType type;
   const char* name;
 };
-constexpr DtypeName kDtypes[] = {{at::kFloat, "F32"}, {at::kDouble, "F64"}, {at::kHalf, "F16"}, {at::kBFloat16, "BF16"},
-                                 {at::kLong, "I64"},  {at::kInt, "I32"},    {at::kShort, "I16"}, {at::kChar, "I8"},
-                                 {at::kByte, "U8"},   {at::kBool, "BOOL"}};
+constexpr DtypeName kDtypes[] = {
+    {at::kFloat, "F32"}, {at::kDouble, "F64"}, {at::kHalf, "F16"}, {at::kBFloat16, "BF16"}, {at::kLong, "I64"},
+    {at::kInt, "I32"},   {at::kShort, "I16"},  {at::kChar, "I8"},  {at::kByte, "U8"},       {at::kBool, "BOOL"}};
 
 const char* dtype_name(at::ScalarType type) {
   for (const auto& entry : kDtypes) {
@@ -51,7 +51,8 @@ std::string header_text(const SafetensorsFile& file, const std::string& place) {
     const char* dtype = dtype_name(tensor.scalar_type());
     TORCH_CHECK_VALUE(dtype != nullptr, "[safetensors] tensor '", name, "' has type ", tensor.scalar_type(),
                       ", which the format lacks");
-    header[name] = {{"dtype", dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, offset + tensor.nbytes()}}};
+    header[name] = {
+        {"dtype", dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, offset + tensor.nbytes()}}};
     offset += tensor.nbytes();
   }
   std::string text = dump_json(header, place);
@@ -62,7 +63,9 @@ std::string header_text(const SafetensorsFile& file, const std::string& place) {
 // ------------------------------------------------------------------------------------------------------------- reading
 
 [[noreturn]] void fail(const std::string& place, const std::string& expected, const std::string& got) {
-  throw CheckpointError(Problem{.place = place, .expected = expected, .got = got,
+  throw CheckpointError(Problem{.place = place,
+                                .expected = expected,
+                                .got = got,
                                 .hint = "the file is damaged or not a safetensors file; get it again"});
 }
 
@@ -91,22 +94,26 @@ TensorInfo parse_tensor(const std::string& name, const Json& entry, uint64_t dat
   TensorInfo info;
   info.name = name;
   const std::string dtype = require_string(entry, "dtype", place);
-  const auto* known = std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const auto& d) { return dtype == d.name; });
+  const auto* known =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const auto& d) { return dtype == d.name; });
   if (known == std::end(kDtypes)) fail(place, "a type of F32 F64 F16 BF16 I64 I32 I16 I8 U8 BOOL", dtype);
   info.dtype = known->type;
 
   const Json& shape = require(entry, "shape", place);
-  if (!shape.is_array() || shape.size() > kMaxDims) fail(place, str("a list of at most ", kMaxDims, " sizes"), shape.dump());
+  if (!shape.is_array() || shape.size() > kMaxDims)
+    fail(place, str("a list of at most ", kMaxDims, " sizes"), shape.dump());
   for (const Json& dim : shape) info.shape.push_back(checked_dim(dim, place));
 
   const Json& offsets = require(entry, "data_offsets", place);
-  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned()) {
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+      !offsets[1].is_number_unsigned()) {
     fail(place, "data_offsets of two integers >= 0", offsets.dump());
   }
   info.begin = offsets[0].get<uint64_t>();
   info.end = offsets[1].get<uint64_t>();
   if (info.begin > info.end || info.end > data_size) {
-    fail(place, str("data_offsets within the ", data_size, " data bytes of the file"), str(info.begin, " to ", info.end));
+    fail(place, str("data_offsets within the ", data_size, " data bytes of the file"),
+         str(info.begin, " to ", info.end));
   }
   const uint64_t bytes = checked_bytes(info, place);
   if (bytes != info.end - info.begin) {
@@ -201,7 +208,8 @@ SafetensorsFile read_safetensors(const std::filesystem::path& path) {
       const auto bytes = bytes_of(tensor);
       input.read_at(header.data_start + info.begin, bytes);
       if (info.dtype == at::kBool) {
-        const auto bad = std::find_if(bytes.begin(), bytes.end(), [](std::byte b) { return std::to_integer<int>(b) > 1; });
+        const auto bad =
+            std::find_if(bytes.begin(), bytes.end(), [](std::byte b) { return std::to_integer<int>(b) > 1; });
         if (bad != bytes.end()) {
           fail(str(path.string(), " (tensor '", info.name, "')"), "bytes 0 and 1", str(std::to_integer<int>(*bad)));
         }

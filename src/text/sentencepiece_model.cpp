@@ -34,11 +34,20 @@ class WireReader {
     const uint64_t tag = varint();
     field = WireField{.number = tag >> 3, .wire_type = tag & 7};
     switch (field.wire_type) {
-      case 0: field.value = varint(); break;
-      case 1: field.value = fixed(8); break;
-      case 2: field.bytes = take(varint()); break;
-      case 5: field.value = fixed(4); break;
-      default: fail(str("wire type ", field.wire_type));
+      case 0:
+        field.value = varint();
+        break;
+      case 1:
+        field.value = fixed(8);
+        break;
+      case 2:
+        field.bytes = take(varint());
+        break;
+      case 5:
+        field.value = fixed(4);
+        break;
+      default:
+        fail(str("wire type ", field.wire_type));
     }
     return true;
   }
@@ -75,7 +84,8 @@ SentencePieceModel::Piece parse_piece(std::string_view bytes) {
   WireReader reader(bytes);
   for (WireField field; reader.next(field);) {
     if (field.number == 1 && field.wire_type == 2) piece.text = std::string(field.bytes);
-    if (field.number == 2 && field.wire_type == 5) piece.score = std::bit_cast<float>(static_cast<uint32_t>(field.value));
+    if (field.number == 2 && field.wire_type == 5)
+      piece.score = std::bit_cast<float>(static_cast<uint32_t>(field.value));
     if (field.number == 3 && field.wire_type == 0) {
       if (field.value < 1 || field.value > 6) fail(str("piece type ", field.value));
       piece.type = static_cast<PieceType>(field.value);

@@ -25,14 +25,12 @@ struct Tokenizer::Model {
 
 namespace {
 
-constexpr std::string_view kSpacePiece = "\xE2\x96\x81";  // U+2581
+constexpr std::string_view kSpacePiece = "\xE2\x96\x81";   // U+2581
 constexpr std::string_view kUnknownText = "\xE2\x81\x87";  // U+2047
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& got) {
-  throw CheckpointError(Problem{.place = "tokenizer model",
-                                .expected = expected,
-                                .got = got,
-                                .hint = "make one with train-tokenizer"});
+  throw CheckpointError(
+      Problem{.place = "tokenizer model", .expected = expected, .got = got, .hint = "make one with train-tokenizer"});
 }
 
 void check_supported(const SentencePieceModel& content) {
@@ -130,16 +128,22 @@ Tokenizer Tokenizer::from_bytes(std::string bytes) {
   for (size_t i = 0; i < pieces.size(); ++i) {
     const auto id = static_cast<int64_t>(i);
     switch (pieces[i].type) {
-      case PieceType::kNormal: model->ids.emplace(pieces[i].text, id); break;
-      case PieceType::kUnknown: model->unknown_id = id, has_unknown = true; break;
-      case PieceType::kControl: break;
+      case PieceType::kNormal:
+        model->ids.emplace(pieces[i].text, id);
+        break;
+      case PieceType::kUnknown:
+        model->unknown_id = id, has_unknown = true;
+        break;
+      case PieceType::kControl:
+        break;
       case PieceType::kByte: {
         const int byte = byte_of_piece(pieces[i].text);
         if (byte < 0) refuse("byte pieces <0x00> to <0xFF>", str("'", pieces[i].text, "'"));
         model->byte_ids[static_cast<size_t>(byte)] = id;
         break;
       }
-      default: refuse("no user-defined or unused pieces", str("'", pieces[i].text, "'"));
+      default:
+        refuse("no user-defined or unused pieces", str("'", pieces[i].text, "'"));
     }
   }
   if (!has_unknown) refuse("an <unk> piece", "none");
@@ -214,10 +218,16 @@ std::string Tokenizer::decode(std::span<const int64_t> ids) const {
     }
     const auto& piece = model_->content.pieces[static_cast<size_t>(id)];
     switch (piece.type) {
-      case PieceType::kByte: out += static_cast<char>(byte_of_piece(piece.text)); break;
-      case PieceType::kUnknown: out += kUnknownText; break;
-      case PieceType::kControl: break;
-      default: append_with_spaces(piece.text, out);
+      case PieceType::kByte:
+        out += static_cast<char>(byte_of_piece(piece.text));
+        break;
+      case PieceType::kUnknown:
+        out += kUnknownText;
+        break;
+      case PieceType::kControl:
+        break;
+      default:
+        append_with_spaces(piece.text, out);
     }
   }
   return replace_invalid_utf8(out);

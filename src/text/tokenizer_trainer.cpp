@@ -17,7 +17,7 @@ namespace dalle::text {
 namespace {
 
 struct Corpus {
-  std::map<std::string, int64_t> words;         // letter runs; ordered, so that the caption order does not matter
+  std::map<std::string, int64_t> words;          // letter runs; ordered, so that the caption order does not matter
   std::map<char32_t, int64_t> character_counts;  // of all characters
 };
 
@@ -112,20 +112,29 @@ class WordIterator : public sentencepiece::SentenceIterator {
 void check_vocab_size(const TokenizerConfig& config, size_t alphabet_size) {
   const int64_t needed = static_cast<int64_t>(alphabet_size) + 1 + (config.byte_fallback ? 256 : 0);
   if (config.vocab_size >= needed) return;
-  throw ConfigError(Problem{
-      .place = "vocab_size",
-      .expected = str("at least ", needed, " (", alphabet_size, " characters, <unk>",
-                      config.byte_fallback ? ", 256 bytes)" : ")"),
-      .got = str(config.vocab_size),
-      .hint = "raise vocab_size, lower character_coverage or switch byte_fallback off"});
+  throw ConfigError(Problem{.place = "vocab_size",
+                            .expected = str("at least ", needed, " (", alphabet_size, " characters, <unk>",
+                                            config.byte_fallback ? ", 256 bytes)" : ")"),
+                            .got = str(config.vocab_size),
+                            .hint = "raise vocab_size, lower character_coverage or switch byte_fallback off"});
 }
 
-std::string run_trainer(const std::vector<Word>& words, const std::set<char32_t>& alphabet,
-                        const TokenizerConfig& config) {
-  std::string required;
-  size_t longest = 1;
-  for (const char32_t point : alphabet) required += point == U' ' ? "\xE2\x96\x81" : to_utf8(point);
-  for (const auto& word : words) longest = std::max(longest, word.text.size());
+/// Characters that no letter run holds, as words of their own: SentencePiece's required_chars would do, but release
+/// 0.1.97 aborts on required characters that its sentences lack.
+void add_single_characters(const Corpus& corpus, const std::set<char32_t>& alphabet, std::vector<Word>& words) {
+  std::set<char32_t> in_words;
+  for (const auto& word : words) {
+    for (const char32_t point : to_code_points(word.text)) in_words.insert(point);
+  }
+  for (const char32_t point : alphabet) {
+    if (in_words.contains(point)) continue;
+    const auto found = corpus.character_counts.find(point);
+    const int64_t count = found == corpus.character_counts.end() ? 1 : found->second;
+    words.push_back({point == U' ' ? "\xE2\x96\x81" : to_utf8(point), count});
+  }
+}
+
+std::string run_trainer(const std::vector<Word>& words, const TokenizerConfig& config) {
   const auto flag = [](bool value) { return std::string(value ? "true" : "false"); };
   const std::unordered_map<std::string, std::string> options{
       {"model_type", "bpe"},
@@ -133,9 +142,7 @@ std::string run_trainer(const std::vector<Word>& words, const std::set<char32_t>
       {"hard_vocab_limit", "false"},
       {"byte_fallback", flag(config.byte_fallback)},
       {"character_coverage", "1.0"},
-      {"required_chars", required},
       {"max_sentencepiece_length", str(config.max_piece_length)},
-      {"max_sentence_length", str(longest)},
       {"input_format", "tsv"},
       {"normalization_rule_name", "identity"},
       {"add_dummy_prefix", "false"},
@@ -158,7 +165,7 @@ std::string train_tokenizer(const std::vector<std::string>& captions, const Toke
   const Corpus corpus = count_words(captions);
   const auto alphabet = choose_alphabet(corpus, config.character_coverage);
   check_vocab_size(config, alphabet.size());
-  const auto words = choose_words(corpus, alphabet, config.max_words);
+  auto words = choose_words(corpus, alphabet, config.max_words);
   const bool has_pair =
       std::any_of(words.begin(), words.end(), [](const Word& w) { return to_code_points(w.text).size() > 1; });
   if (!has_pair) {
@@ -167,11 +174,12 @@ std::string train_tokenizer(const std::vector<std::string>& captions, const Toke
                             .got = str("none in ", captions.size(), " captions"),
                             .hint = "check the data set with inspect-data"});
   }
-  std::string model = run_trainer(words, alphabet, config);
+  add_single_characters(corpus, alphabet, words);
+  std::string model = run_trainer(words, config);
   const auto num_pieces = static_cast<int64_t>(parse_sentencepiece_model(model).pieces.size());
   if (num_pieces < config.vocab_size) {
-    log_warning(str("tokenizer: the captions support ", num_pieces, " pieces, fewer than vocab_size ",
-                    config.vocab_size));
+    log_warning(
+        str("tokenizer: the captions support ", num_pieces, " pieces, fewer than vocab_size ", config.vocab_size));
   }
   return model;
 }

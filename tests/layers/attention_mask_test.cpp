@@ -26,16 +26,20 @@ bool sees(AttentionKind kind, int64_t grid, const ConvMask& conv, int64_t query,
   if (key > query) return false;
   const int64_t half = conv.kernel / 2, up = query / grid - key / grid, left = query % grid - key % grid;
   switch (kind) {
-    case AttentionKind::kFull: return true;
-    case AttentionKind::kRow: return query - key <= grid;
-    case AttentionKind::kColumn: return left == 0;
-    case AttentionKind::kConv: break;
+    case AttentionKind::kFull:
+      return true;
+    case AttentionKind::kRow:
+      return query - key <= grid;
+    case AttentionKind::kColumn:
+      return left == 0;
+    case AttentionKind::kConv:
+      break;
   }
   for (int64_t dr = 0; dr <= half; ++dr) {
     for (int64_t dc = -half; dc <= (dr == 0 ? 0 : half); ++dc) {
-      const bool hit[] = {query - key == dr * grid - dc,                                // raster: one line of cells
-                          up == dr && left == -dc,                                      // clamp: a plane
-                          up == dr && ((left + dc) % grid + grid) % grid == 0};         // cyclic: a cylinder
+      const bool hit[] = {query - key == dr * grid - dc,                         // raster: one line of cells
+                          up == dr && left == -dc,                               // clamp: a plane
+                          up == dr && ((left + dc) % grid + grid) % grid == 0};  // cyclic: a cylinder
       if (hit[static_cast<int>(conv.edge)]) return true;
     }
   }
@@ -70,8 +74,8 @@ TEST(AttentionMask, CombinesTextAndImageParts) {
     ASSERT_EQ(mask.sizes(), (std::vector<int64_t>{19, 19}));
     ASSERT_EQ(mask.scalar_type(), at::kBool);
     EXPECT_TRUE(at::equal(mask.slice(0, 0, 3).slice(1, 0, 3), causal_mask(3)));
-    EXPECT_EQ(count(mask.slice(0, 0, 3).slice(1, 3)), 0);        // text never sees the image
-    EXPECT_EQ(count(mask.slice(0, 3).slice(1, 0, 3)), 16 * 3);   // the image sees all text
+    EXPECT_EQ(count(mask.slice(0, 0, 3).slice(1, 3)), 0);       // text never sees the image
+    EXPECT_EQ(count(mask.slice(0, 3).slice(1, 0, 3)), 16 * 3);  // the image sees all text
     for (int64_t query = 0; query < 16; ++query) {
       for (int64_t key = 0; key < 16; ++key) {
         EXPECT_EQ(mask[3 + query][3 + key].item<bool>(), sees(kind, 4, {.kernel = 5}, query, key));
@@ -142,11 +146,11 @@ TEST(AttentionMask, ConvSees61SlotsInTheMiddleAndDiffersAtTheEdge) {
   const auto size = [](ConvMaskEdge edge, int64_t query) {
     return visible_image_slots(AttentionKind::kConv, 32, {11, edge}, query).size();
   };
-  EXPECT_EQ(size(ConvMaskEdge::kRaster, left), 61u);   // continues at the end of the rows above
-  EXPECT_EQ(size(ConvMaskEdge::kClamp, left), 31u);    // 5 rows x 6 columns and itself
-  EXPECT_EQ(size(ConvMaskEdge::kCyclic, left), 56u);   // 5 rows x 11, itself; the left half wraps past the query
+  EXPECT_EQ(size(ConvMaskEdge::kRaster, left), 61u);  // continues at the end of the rows above
+  EXPECT_EQ(size(ConvMaskEdge::kClamp, left), 31u);   // 5 rows x 6 columns and itself
+  EXPECT_EQ(size(ConvMaskEdge::kCyclic, left), 56u);  // 5 rows x 11, itself; the left half wraps past the query
   EXPECT_EQ(size(ConvMaskEdge::kRaster, right), 61u);
-  EXPECT_EQ(size(ConvMaskEdge::kClamp, right), 36u);   // 5 rows x 6 columns, 6 of its own row
+  EXPECT_EQ(size(ConvMaskEdge::kClamp, right), 36u);  // 5 rows x 6 columns, 6 of its own row
   EXPECT_EQ(size(ConvMaskEdge::kCyclic, right), 61u);
   const auto raster = visible_image_slots(AttentionKind::kConv, 32, {11, ConvMaskEdge::kRaster}, left);
   EXPECT_TRUE(std::find(raster.begin(), raster.end(), left - 5) != raster.end());
@@ -163,7 +167,7 @@ TEST(AttentionMask, PaperOrderOfLayerKinds) {
   for (int64_t layer = 0; layer < 63; ++layer) EXPECT_EQ(paper_layer_kind(layer, 64), start[layer % 4]) << layer;
   EXPECT_EQ(paper_layer_kind(0, 1), AttentionKind::kConv);
   EXPECT_EQ(paper_layer_kind(0, 2), AttentionKind::kRow);
-  EXPECT_EQ(paper_layer_kind(1, 2), AttentionKind::kConv);   // the last layer wins over the rule
+  EXPECT_EQ(paper_layer_kind(1, 2), AttentionKind::kConv);  // the last layer wins over the rule
   EXPECT_EQ(paper_layer_kind(5, 6), AttentionKind::kConv);
   EXPECT_EQ(paper_layer_kind(5, 7), AttentionKind::kColumn);
 }

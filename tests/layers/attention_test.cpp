@@ -20,14 +20,14 @@ constexpr AttentionKind kKinds[] = {AttentionKind::kFull, AttentionKind::kRow, A
 
 struct Qkv {
   Qkv(at::IntArrayRef shape, at::ScalarType dtype, double scale = 1.5)
-      : q((at::randn(shape) * scale).to(dtype)), k((at::randn(shape) * scale).to(dtype)), v(at::randn(shape).to(dtype)) {}
+      : q((at::randn(shape) * scale).to(dtype)),
+        k((at::randn(shape) * scale).to(dtype)),
+        v(at::randn(shape).to(dtype)) {}
   Tensor q, k, v;
 };
 
 /// A random mask in which every row sees itself.
-Tensor random_mask(int64_t length) {
-  return at::rand({length, length}).lt(0.4).logical_or(at::eye(length, at::kBool));
-}
+Tensor random_mask(int64_t length) { return at::rand({length, length}).lt(0.4).logical_or(at::eye(length, at::kBool)); }
 
 TEST(Attention, EqualsTheReferenceOnAllSmallShapes) {
   at::manual_seed(1);
@@ -57,8 +57,8 @@ TEST(Attention, EqualsTheReferenceForEveryKind) {
     const Tensor out = dense_attention(mask_to_bias(mask, at::kFloat))(x.q, x.k, x.v);
     EXPECT_TRUE(close_to(out, expected, 1e-5)) << enum_name(kind);
     // bf16 operands: 8 bits of mantissa in q, k, v, the weights and the result.
-    const Tensor half = dense_attention(mask_to_bias(mask, at::kBFloat16))(
-        x.q.to(at::kBFloat16), x.k.to(at::kBFloat16), x.v.to(at::kBFloat16));
+    const Tensor half = dense_attention(mask_to_bias(mask, at::kBFloat16))(x.q.to(at::kBFloat16), x.k.to(at::kBFloat16),
+                                                                           x.v.to(at::kBFloat16));
     EXPECT_EQ(half.scalar_type(), at::kBFloat16);
     EXPECT_TRUE(close_to(half, expected, 3e-2)) << enum_name(kind);
   }
@@ -67,8 +67,8 @@ TEST(Attention, EqualsTheReferenceForEveryKind) {
 TEST(Attention, WithoutAMaskEverySlotSeesAll) {
   at::manual_seed(3);
   const Qkv x({1, 2, 6, 4}, at::kFloat);
-  EXPECT_TRUE(close_to(dense_attention({})(x.q, x.k, x.v), reference_attention(x.q, x.k, x.v, at::ones({6, 6}, at::kBool)),
-                       1e-5));
+  EXPECT_TRUE(close_to(dense_attention({})(x.q, x.k, x.v),
+                       reference_attention(x.q, x.k, x.v, at::ones({6, 6}, at::kBool)), 1e-5));
 }
 
 TEST(Attention, HugeScoresDoNotOverflow) {
@@ -85,7 +85,9 @@ TEST(Attention, GradientsEqualFiniteDifferences) {
     const auto attend = dense_attention(mask_to_bias(attention_mask(kind, layout, {.kernel = 3}), at::kDouble));
     const Qkv x({1, 2, layout.length(), 3}, at::kDouble);
     const Tensor weight = at::randn(x.q.sizes(), at::kDouble);
-    const auto loss = [&](const Tensor& q, const Tensor& k, const Tensor& v) { return (attend(q, k, v) * weight).sum(); };
+    const auto loss = [&](const Tensor& q, const Tensor& k, const Tensor& v) {
+      return (attend(q, k, v) * weight).sum();
+    };
     EXPECT_TRUE(testing::gradient_is_right([&](const Tensor& q) { return loss(q, x.k, x.v); }, x.q)) << enum_name(kind);
     EXPECT_TRUE(testing::gradient_is_right([&](const Tensor& k) { return loss(x.q, k, x.v); }, x.k)) << enum_name(kind);
     EXPECT_TRUE(testing::gradient_is_right([&](const Tensor& v) { return loss(x.q, x.k, v); }, x.v)) << enum_name(kind);
@@ -137,7 +139,9 @@ TEST(Attention, ChangingAnUnseenSlotChangesNoBit) {
         const Tensor may_differ = mask.select(1, slot).unsqueeze(0).expand({2, layout.length()});
         EXPECT_EQ(differs.logical_and(may_differ.logical_not()).sum().item<int64_t>(), 0)
             << enum_name(kind) << " slot " << slot << " " << dtype;
-        if (dtype == at::kFloat) EXPECT_TRUE(at::equal(differs, may_differ)) << enum_name(kind) << " slot " << slot;
+        if (dtype == at::kFloat) {
+          EXPECT_TRUE(at::equal(differs, may_differ)) << enum_name(kind) << " slot " << slot;
+        }
       }
     }
   }

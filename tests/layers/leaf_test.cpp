@@ -64,8 +64,8 @@ TEST(Leaf, LayerNormIsInF32WhateverComesIn) {
   Leaves leaves;
   const Tensor x = at::randn({4, 6}) * 3 + 100;
   const Tensor mean = x.to(at::kDouble).mean(-1, true), centred = x.to(at::kDouble) - mean;
-  const Tensor expected = centred / at::sqrt(centred.square().mean(-1, true) + 1e-5) * leaves.norm.weight.tensor +
-                          leaves.norm.bias.tensor;
+  const Tensor expected =
+      centred / at::sqrt(centred.square().mean(-1, true) + 1e-5) * leaves.norm.weight.tensor + leaves.norm.bias.tensor;
   EXPECT_TRUE(close_to(leaves.norm.forward(x), expected, 1e-5));
   const Tensor half = at::randn({4, 6}).to(at::kBFloat16);
   EXPECT_EQ(leaves.norm.forward(half).scalar_type(), at::kFloat);

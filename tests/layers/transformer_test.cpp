@@ -34,7 +34,8 @@ TEST(Transformer, BlockMatchesPyTorch) {
       const auto attend =
           dense_attention(masked ? mask_to_bias(golden.at("visible").to(at::kBool), at::kFloat) : Tensor());
       const Tensor x = golden.at("input").clone().requires_grad_();
-      const Tensor out = stack.transformer.forward(x, [&](int64_t) { return attend; }, plain_runner());
+      const Tensor out = stack.transformer.forward(
+          x, [&](int64_t) { return attend; }, plain_runner());
       EXPECT_TRUE(close_to(out, golden.at(key + ".output"), 1e-5)) << key;
       (out * golden.at("loss_weight")).sum().backward();
       EXPECT_TRUE(close_to(x.grad(), golden.at(str("grad.", key, ".input")), 1e-5)) << key;
@@ -84,12 +85,13 @@ TEST(Transformer, EachLayerGetsItsOwnAttention) {
   stack.materialize(at::kCPU);
   stack.initialize(0);
   std::vector<int64_t> asked;
-  stack.transformer.forward(at::randn({1, 4, 16}),
-                            [&](int64_t layer) {
-                              asked.push_back(layer);
-                              return dense_attention({});
-                            },
-                            plain_runner());
+  stack.transformer.forward(
+      at::randn({1, 4, 16}),
+      [&](int64_t layer) {
+        asked.push_back(layer);
+        return dense_attention({});
+      },
+      plain_runner());
   EXPECT_THAT(asked, ::testing::ElementsAre(0, 1, 2));
 }
 
@@ -105,8 +107,8 @@ TEST(Transformer, Bf16IsNearF32AndKeepsTheResidualStreamInF32) {
   }
   const Tensor x = at::randn({2, 9, 16}), mask = causal_mask(9);
   const auto run = [&](const Stack& stack, at::ScalarType dtype) {
-    return stack.transformer.forward(x, [&](int64_t) { return dense_attention(mask_to_bias(mask, dtype)); },
-                                     plain_runner());
+    return stack.transformer.forward(
+        x, [&](int64_t) { return dense_attention(mask_to_bias(mask, dtype)); }, plain_runner());
   };
   const Tensor out = run(half, at::kBFloat16);
   EXPECT_EQ(out.scalar_type(), at::kFloat);

@@ -40,7 +40,7 @@ class Golden {
 
   const Tensor& at(const std::string& name) const {
     const auto found = tensors_.find(name);
-    if (found == tensors_.end()) throw std::runtime_error(str(file_, " has no tensor ", name));
+    if (found == tensors_.end()) throw std::runtime_error(dalle::str(file_, " has no tensor ", name));
     return found->second;
   }
   bool has(const std::string& name) const { return tensors_.contains(name); }
@@ -51,7 +51,7 @@ class Golden {
     if (dtype == "F32") return at::kFloat;
     if (dtype == "I64") return at::kLong;
     if (dtype == "U8") return at::kByte;
-    throw std::runtime_error(str("golden files hold no ", dtype));
+    throw std::runtime_error(dalle::str("golden files hold no ", dtype));
   }
 
   std::string file_;
@@ -64,7 +64,7 @@ inline void load_golden(layers::Module& module, const Golden& golden) {
   for (const auto& [name, parameter] : module.named_parameters()) {
     const Tensor& value = golden.at(name);
     if (value.sizes() != parameter->tensor.sizes()) {
-      throw std::runtime_error(str(name, " is ", parameter->tensor.sizes(), ", golden ", value.sizes()));
+      throw std::runtime_error(dalle::str(name, " is ", parameter->tensor.sizes(), ", golden ", value.sizes()));
     }
     parameter->tensor.detach().copy_(value);
   }

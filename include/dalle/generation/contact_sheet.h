@@ -22,10 +22,10 @@ struct SheetRow {
 };
 
 struct SheetOptions {
-  int64_t columns = 0;        // 0: between square and twice as wide as high
-  int64_t cell_size = 144;    // side of the square that a picture is fitted into, px
-  std::string title;          // at most two lines
-  std::string subtitle;       // settings, scores: at most three lines
+  int64_t columns = 0;                     // 0: between square and twice as wide as high
+  int64_t cell_size = 144;                 // side of the square that a picture is fitted into, px
+  std::string title;                       // at most two lines
+  std::string subtitle;                    // settings, scores: at most three lines
   std::vector<std::string> column_titles;  // over the columns of labelled_rows
   int64_t row_label_width = 190;           // px
   Enlarge enlarge = Enlarge::kSmooth;

@@ -48,9 +48,9 @@ struct PriorConfig {
 
   static void visit_fields(auto& self, auto&& field) {
     field("text_context", self.text_context, "text slots, the start-of-text slot included", {.min = 2});
-    field("text_vocab_size", self.text_vocab_size, "pieces of the tokenizer", {.min = 2});
-    field("grid_size", self.grid_size, "side of the grid of image tokens", {.min = 1});
-    field("image_vocab_size", self.image_vocab_size, "codes of the dVAE", {.min = 2});
+    field("text_vocab_size", self.text_vocab_size, "pieces of the tokenizer", {.min = 0});
+    field("grid_size", self.grid_size, "side of the grid of image tokens", {.min = 0});
+    field("image_vocab_size", self.image_vocab_size, "codes of the dVAE", {.min = 0});
     field("dim", self.dim, "width of the residual stream", {.min = 2});
     field("num_heads", self.num_heads, "attention heads; must divide dim", {.min = 1});
     field("num_layers", self.num_layers, "transformer layers (two resblocks each)", {.min = 1});

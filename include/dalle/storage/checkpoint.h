@@ -16,15 +16,15 @@ namespace dalle::storage {
 inline constexpr int64_t kCheckpointFormatVersion = 1;
 
 struct Checkpoint {
-  std::string kind;               // "dvae", "prior" or "clip"
-  std::string config_yaml;        // the whole run config as resolved
-  std::string model_config_yaml;  // the model's own section: its architecture
-  int64_t step = 0;               // optimizer updates done
-  int64_t samples_seen = 0;       // data position: samples of the global order used up
-  std::vector<NamedTensor> model;      // f32 master weights
-  std::vector<NamedTensor> ema;        // empty where there is no EMA
-  std::vector<NamedTensor> optimizer;  // empty where it was not saved or not asked for
-  std::string tokenizer;               // bytes of tokenizer.model; empty where the model reads no text
+  std::string kind;                               // "dvae", "prior" or "clip"
+  std::string config_yaml;                        // the whole run config as resolved
+  std::string model_config_yaml;                  // the model's own section: its architecture
+  int64_t step = 0;                               // optimizer updates done
+  int64_t samples_seen = 0;                       // data position: samples of the global order used up
+  std::vector<NamedTensor> model;                 // f32 master weights
+  std::vector<NamedTensor> ema;                   // empty where there is no EMA
+  std::vector<NamedTensor> optimizer;             // empty where it was not saved or not asked for
+  std::string tokenizer;                          // bytes of tokenizer.model; empty where the model reads no text
   std::map<std::string, std::string> identities;  // "model", "ema", "dvae", "tokenizer", ...
   std::map<std::string, double> scalars;          // schedule and trainer numbers; NaN and infinities are kept
 

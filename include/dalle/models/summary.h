@@ -1,0 +1,29 @@
+// What a model costs: parameters, FLOPs of a training step, memory. For --check and the start of a run.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dalle/models/clip.h"
+#include "dalle/models/dvae.h"
+#include "dalle/models/prior.h"
+
+namespace dalle::models {
+
+struct Summary {
+  int64_t num_parameters = 0;
+  int64_t num_tensors = 0;
+  /// Multiply-adds of one sample's forward pass in the matrix work that masks allow, times 2; a training step is 3 times.
+  double forward_flops_per_sample = 0;
+  /// Bytes: f32 weights, gradients, two optimizer moments and EMA.
+  double training_state_bytes = 0;
+};
+
+Summary summarize(const Dvae& model);
+Summary summarize(const Prior& model);
+Summary summarize(const Clip& model);
+
+/// A few lines for people: parameters, FLOPs per step at `batch_size`, memory of the training state.
+std::string describe(const Summary& summary, int64_t batch_size);
+
+}  // namespace dalle::models

@@ -1,0 +1,67 @@
+// AdamW (Loshchilov and Hutter 2019) as torch.optim.AdamW computes it: decoupled weight decay, bias-corrected moments, in
+// f32. Decay applies to parameters with `decays` only. Memory for the moments is taken at a parameter's first gradient, so
+// frozen parameters cost none, and each parameter counts its own updates, as PyTorch does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dalle/layers/module.h"
+#include "dalle/storage/named_tensor.h"
+
+namespace dalle::optim {
+
+/// Defaults are the paper's for the dVAE (A.2); the prior has beta2 0.96 and weight_decay 4.5e-2 (B.2).
+struct AdamWConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 1e-4;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("beta1", self.beta1, "decay of the running mean of gradients", {.min = 0, .max = 1, .changeable = true});
+    field("beta2", self.beta2, "decay of the running mean of squared gradients",
+          {.min = 0, .max = 1, .changeable = true});
+    field("eps", self.eps, "added to the root of the second moment", {.min = 0, .changeable = true});
+    field("weight_decay", self.weight_decay, "decoupled weight decay of matrices and kernels, times the learning rate",
+          {.min = 0, .changeable = true});
+  }
+  /// Throws ConfigError where a beta is not below 1.
+  void validate(const std::string& place) const;
+};
+
+class AdamW {
+ public:
+  AdamW(std::vector<layers::NamedParameter> parameters, const AdamWConfig& config);
+
+  /// One update of every parameter that has a gradient. No synchronisation with the device.
+  void step(double lr);
+  /// Drops all gradients.
+  void zero_grad();
+  /// Calls of step() so far.
+  int64_t steps() const { return steps_; }
+
+  /// "steps" (i64), and per updated parameter "NAME.exp_avg", "NAME.exp_avg_sq" and "NAME.step" (i64). The moments share
+  /// memory with the optimizer: write them out before the next step.
+  std::vector<storage::NamedTensor> state() const;
+  /// Throws CheckpointError for a missing or unknown name or another shape, and then changes nothing. Parameters that the
+  /// state has nothing of start afresh.
+  void load_state(const std::vector<storage::NamedTensor>& state);
+
+ private:
+  struct Slot {
+    layers::NamedParameter parameter;
+    Tensor exp_avg;  // laid out as the parameter; undefined before the first gradient
+    Tensor exp_avg_sq;
+    Tensor step;  // f32 scalar on the parameter's device: updates of this parameter
+  };
+  void allocate(Slot& slot) const;
+  void update(bool decays, double weight_decay, double lr);
+
+  std::vector<Slot> slots_;
+  AdamWConfig config_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace dalle::optim

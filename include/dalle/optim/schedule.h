@@ -1,0 +1,56 @@
+// Schedules of the learning rate, the relaxation's temperature and the KL weight (paper A.2, B.2), as pure functions of
+// the step, so a resumed run has nothing to restore.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dalle/core/enum_names.h"
+
+namespace dalle::optim {
+
+/// Half a cosine from `start` at step 0 to `end` at step `steps`, exactly `end` from there on:
+/// end + (start - end) (1 + cos(pi step / steps)) / 2. `end` where steps < 1.
+double cosine(double start, double end, int64_t steps, int64_t step);
+
+enum class ScheduleType { kConstant, kCosine, kWarmupHalving };
+
+struct ScheduleConfig {
+  ScheduleType type = ScheduleType::kConstant;
+  double start = 0;
+  double end = 0;
+  int64_t steps = 1;
+  int64_t warmup_steps = 0;
+  std::vector<int64_t> halve_at;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("type", self.type,
+          "constant = start; cosine = start to end over steps; warmup_halving = start, halved at halve_at",
+          {.changeable = true});
+    field("start", self.start, "value at the beginning, after the warm-up", {.changeable = true});
+    field("end", self.end, "value from the end of a cosine on", {.changeable = true});
+    field("steps", self.steps, "length of a cosine", {.min = 1, .unit = "steps", .changeable = true});
+    field("warmup_steps", self.warmup_steps, "the value rises linearly from 0 over these first steps",
+          {.min = 0, .unit = "steps", .changeable = true});
+    field("halve_at", self.halve_at, "steps from which on the value is halved once more, for warmup_halving",
+          {.min = 0, .unit = "steps", .changeable = true});
+  }
+  /// Throws ConfigError where halve_at does not rise.
+  void validate(const std::string& place) const;
+};
+
+/// The value for the update after `step` updates were done (the first has step 0). During the warm-up it is
+/// start * step / warmup_steps: 0 for the first update. A cosine begins after the warm-up.
+double value(const ScheduleConfig& config, int64_t step);
+
+}  // namespace dalle::optim
+
+namespace dalle {
+template <>
+struct EnumNames<optim::ScheduleType> {
+  static constexpr EnumName<optim::ScheduleType> values[] = {{optim::ScheduleType::kConstant, "constant"},
+                                                             {optim::ScheduleType::kCosine, "cosine"},
+                                                             {optim::ScheduleType::kWarmupHalving, "warmup_halving"}};
+};
+}  // namespace dalle

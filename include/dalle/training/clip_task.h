@@ -1,0 +1,48 @@
+// Contrastive training of CLIP on the same pairs, for reranking.
+#pragma once
+
+#include <optional>
+
+#include "dalle/models/clip.h"
+#include "dalle/models/load.h"
+#include "dalle/text/tokenizer.h"
+#include "dalle/training/config.h"
+#include "dalle/training/task.h"
+
+namespace dalle::training {
+
+class ClipTask : public TrainingTask {
+ public:
+  ClipTask(const ClipTraining& config, at::Device device);
+
+  std::string kind() const override { return "clip"; }
+  layers::Module& module() override { return model_; }
+  std::string model_config_yaml() const override;
+  at::Device device() const override { return device_; }
+  std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) override;
+  /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
+  PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
+  std::vector<double> counts(const PreparedBatch& batch) const override;
+  StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
+  Metrics schedule_values(int64_t) const override { return {}; }
+  /// Retrieval among 100 training pairs and among the validation pairs.
+  Metrics evaluate(int64_t step) override;
+  std::vector<Sheet> preview(int64_t step) override;
+  Sheet input_sheet(const PreparedBatch& batch) override;
+  std::pair<std::string, int64_t> throughput_unit() const override { return {"pairs", 1}; }
+  std::map<std::string, std::string> identities() const override;
+  std::string tokenizer_bytes() const override { return tokenizer_.model_bytes(); }
+
+ private:
+  void add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix, Metrics& metrics) const;
+
+  ClipTraining config_;
+  at::Device device_;
+  data::Dataset dataset_;
+  std::unique_ptr<data::Dataset> validation_;
+  text::Tokenizer tokenizer_;
+  std::optional<models::Loaded<models::Dvae>> dvae_;
+  models::Clip model_;
+};
+
+}  // namespace dalle::training

@@ -1,0 +1,219 @@
+// The configs of the trainers. A key in YAML is a field here; --help and docs/configuration.md come from these lists.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dalle/config/fields.h"
+#include "dalle/core/precision.h"
+#include "dalle/data/data_config.h"
+#include "dalle/models/clip.h"
+#include "dalle/models/dvae.h"
+#include "dalle/models/prior.h"
+#include "dalle/optim/adamw.h"
+#include "dalle/optim/schedule.h"
+#include "dalle/text/tokenizer_trainer.h"
+
+namespace dalle::training {
+
+/// What the loop itself needs, the same for every stage.
+struct TrainerConfig {
+  int64_t num_steps = 1000;
+  int64_t batch_size = 16;
+  int64_t micro_batch_size = 0;
+  int64_t seed = 0;
+  double clip_norm = 0;
+  double ema_decay = 0.999;
+  int64_t ema_interval_steps = 1;
+  int64_t max_nonfinite_steps = 10;
+  int64_t log_interval_steps = 20;
+  int64_t validation_interval_steps = 0;
+  int64_t preview_interval_steps = 0;
+  int64_t checkpoint_interval_steps = 1000;
+  int64_t keep_checkpoints = 2;
+  bool overfit_one_batch = false;
+  int64_t profile_from_step = -1;
+  int64_t profile_num_steps = 5;
+  std::filesystem::path init_from;
+  std::vector<std::string> freeze;
+
+  int64_t micro_size() const { return micro_batch_size > 0 ? micro_batch_size : batch_size; }
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("num_steps", self.num_steps, "optimizer updates in all", {.min = 0, .unit = "steps", .changeable = true});
+    field("batch_size", self.batch_size, "samples of one update, over all ranks and micro-batches", {.min = 1});
+    field("micro_batch_size", self.micro_batch_size, "samples of one forward and backward pass; 0 = batch_size; must divide it", {.min = 0});
+    field("seed", self.seed, "seed of everything random", {.min = 0});
+    field("clip_norm", self.clip_norm, "gradients are scaled down to this global norm; 0 = never", {.min = 0, .changeable = true});
+    field("ema_decay", self.ema_decay, "decay of the averaged weights; 0 = no average", {.min = 0, .max = 1});
+    field("ema_interval_steps", self.ema_interval_steps, "the average is updated every so many steps", {.min = 1, .unit = "steps"});
+    field("max_nonfinite_steps", self.max_nonfinite_steps, "updates with a non-finite gradient are skipped; so many in a row end the run", {.min = 1, .unit = "steps", .changeable = true});
+    field("log_interval_steps", self.log_interval_steps, "a line in metrics.jsonl every so many steps", {.min = 1, .unit = "steps", .changeable = true});
+    field("validation_interval_steps", self.validation_interval_steps, "validation every so many steps; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
+    field("preview_interval_steps", self.preview_interval_steps, "pictures in samples/ every so many steps; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
+    field("checkpoint_interval_steps", self.checkpoint_interval_steps, "a checkpoint every so many steps, and one at the end; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
+    field("keep_checkpoints", self.keep_checkpoints, "newest checkpoints that are kept; 0 = all", {.min = 0, .changeable = true});
+    field("overfit_one_batch", self.overfit_one_batch, "train on the first batch again and again: the loss must go to its floor");
+    field("profile_from_step", self.profile_from_step, "first step of a profiler trace (profile.json, for chrome://tracing); -1 = none", {.min = -1, .unit = "steps", .changeable = true});
+    field("profile_num_steps", self.profile_num_steps, "steps in the trace", {.min = 1, .unit = "steps", .changeable = true});
+    field("init_from", self.init_from, "start from this checkpoint's weights (a new run, its own step 0)");
+    field("freeze", self.freeze, "parameters whose names start so keep their values, for example [encoder.]");
+  }
+  void validate(const std::string& place) const;
+};
+
+/// Held-out data, read in order without augmentation.
+struct ValidationConfig {
+  std::vector<data::SourceConfig> sources;
+  int64_t max_samples = 0;
+  int64_t batch_size = 64;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("sources", self.sources, "held-out data; none = no validation");
+    field("max_samples", self.max_samples, "use the first so many; 0 = all", {.min = 0, .changeable = true});
+    field("batch_size", self.batch_size, "samples of one evaluation pass", {.min = 1, .changeable = true});
+  }
+};
+
+enum class KlNormalization { kPerPosition, kPaper };
+
+/// The relaxation and its schedules (paper A.2: half-cosine, tau 1 -> 1/16 over 150,000, kl weight 0 -> 6.6 over 5,000).
+struct RelaxationConfig {
+  double temperature_start = 1;
+  double temperature_end = 0.0625;
+  int64_t temperature_steps = 150000;
+  double kl_weight_start = 0;
+  double kl_weight_end = 6.6;
+  int64_t kl_weight_steps = 5000;
+  KlNormalization kl_normalization = KlNormalization::kPaper;
+  std::optional<double> min_log_scale;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("temperature_start", self.temperature_start, "temperature of the Gumbel-softmax at step 0", {.min = 1e-6});
+    field("temperature_end", self.temperature_end, "temperature after temperature_steps", {.min = 1e-6});
+    field("temperature_steps", self.temperature_steps, "length of the half-cosine between them", {.min = 0, .unit = "steps"});
+    field("kl_weight_start", self.kl_weight_start, "KL weight at step 0", {.min = 0});
+    field("kl_weight_end", self.kl_weight_end, "KL weight after kl_weight_steps", {.min = 0});
+    field("kl_weight_steps", self.kl_weight_steps, "length of the half-cosine between them", {.min = 0, .unit = "steps"});
+    field("kl_normalization", self.kl_normalization,
+          "paper: the weight multiplies the KL summed over positions, divided by the sub-pixels (6.6/192 at stride 8); per_position: it multiplies the mean KL of a position");
+    field("min_log_scale", self.min_log_scale, "lower clamp of the decoder's ln b; null = none, as in the paper");
+  }
+};
+
+struct DvaeTraining {
+  TrainerConfig trainer;
+  Precision precision = Precision::kAuto;
+  Precision relaxation_precision = Precision::kF32;
+  data::DataConfig data;
+  ValidationConfig validation;
+  models::DvaeConfig model;
+  RelaxationConfig relaxation;
+  optim::AdamWConfig optimizer;
+  optim::ScheduleConfig learning_rate;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("trainer", self.trainer, "the loop");
+    field("precision", self.precision, "number format of matrix work", {.changeable = true});
+    field("relaxation_precision", self.relaxation_precision, "number format of the two convolutions around the relaxation (paper: f32)", {.changeable = true});
+    field("data", self.data, "training pictures");
+    field("validation", self.validation, "held-out pictures");
+    field("model", self.model, "the dVAE");
+    field("relaxation", self.relaxation, "temperature and KL weight");
+    field("optimizer", self.optimizer, "AdamW");
+    field("learning_rate", self.learning_rate, "learning rate schedule");
+  }
+};
+
+struct ClipTraining {
+  TrainerConfig trainer;
+  Precision precision = Precision::kAuto;
+  data::DataConfig data;
+  ValidationConfig validation;
+  models::ClipConfig model;
+  std::filesystem::path tokenizer;
+  double bpe_dropout = 0.1;
+  std::filesystem::path dvae;
+  double reconstructed_share = 0;
+  int64_t shift_pixels = 0;
+  optim::AdamWConfig optimizer;
+  optim::ScheduleConfig learning_rate;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("trainer", self.trainer, "the loop");
+    field("precision", self.precision, "number format of matrix work", {.changeable = true});
+    field("data", self.data, "training pairs");
+    field("validation", self.validation, "held-out pairs");
+    field("model", self.model, "the two towers; text_vocab_size 0 = the tokenizer's pieces + 2");
+    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
+    field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training", {.min = 0, .max = 1});
+    field("dvae", self.dvae, "dVAE whose reconstructions are mixed in; empty = none");
+    field("reconstructed_share", self.reconstructed_share, "share of training pictures replaced by the dVAE's reconstruction, so that samples are no new domain", {.min = 0, .max = 1});
+    field("shift_pixels", self.shift_pixels, "training pictures are shifted by up to so many pixels, edges repeated", {.min = 0, .unit = "pixels"});
+    field("optimizer", self.optimizer, "AdamW");
+    field("learning_rate", self.learning_rate, "learning rate schedule");
+  }
+  void validate(const std::string& place) const;
+};
+
+struct PriorTraining {
+  TrainerConfig trainer;
+  Precision precision = Precision::kAuto;
+  Precision head_precision = Precision::kF32;
+  data::DataConfig data;
+  ValidationConfig validation;
+  models::PriorConfig model;
+  std::filesystem::path tokenizer;
+  std::filesystem::path dvae;
+  double bpe_dropout = 0.1;
+  double text_loss_weight = 0.125;
+  double image_loss_weight = 0.875;
+  int64_t preview_captions = 8;
+  optim::AdamWConfig optimizer;
+  optim::ScheduleConfig learning_rate;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("trainer", self.trainer, "the loop");
+    field("precision", self.precision, "number format of matrix work", {.changeable = true});
+    field("head_precision", self.head_precision, "number format of the output heads (paper: f32)", {.changeable = true});
+    field("data", self.data, "training pairs");
+    field("validation", self.validation, "held-out pairs");
+    field("model", self.model, "the transformer; text_vocab_size, image_vocab_size and grid_size 0 = as the tokenizer and the dVAE have");
+    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
+    field("dvae", self.dvae, "the frozen dVAE that makes the image tokens: checkpoint, run directory or .safetensors");
+    field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training (paper: 0.1)", {.min = 0, .max = 1});
+    field("text_loss_weight", self.text_loss_weight, "weight of the text loss (paper: 1/8)", {.min = 0});
+    field("image_loss_weight", self.image_loss_weight, "weight of the image loss (paper: 7/8)", {.min = 0});
+    field("preview_captions", self.preview_captions, "training captions that are sampled for a preview", {.min = 1, .max = 64});
+    field("optimizer", self.optimizer, "AdamW");
+    field("learning_rate", self.learning_rate, "learning rate schedule");
+  }
+};
+
+/// Where captions come from, for train-tokenizer.
+struct CaptionData {
+  std::vector<data::SourceConfig> sources;
+  static void visit_fields(auto& self, auto&& field) { field("sources", self.sources, "data sets whose captions are read"); }
+};
+
+struct TokenizerTraining {
+  CaptionData data;
+  text::TokenizerConfig tokenizer;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("data", self.data, "captions");
+    field("tokenizer", self.tokenizer, "the BPE model");
+  }
+};
+
+}  // namespace dalle::training
+
+namespace dalle {
+template <>
+struct EnumNames<training::KlNormalization> {
+  static constexpr EnumName<training::KlNormalization> values[] = {
+      {training::KlNormalization::kPerPosition, "per_position"}, {training::KlNormalization::kPaper, "paper"}};
+};
+}  // namespace dalle

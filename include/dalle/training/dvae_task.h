@@ -1,0 +1,46 @@
+// Stage 1: the evidence lower bound of the dVAE (paper 2.1, A.2, A.3), relaxed for training, true for validation.
+#pragma once
+
+#include "dalle/models/dvae.h"
+#include "dalle/training/config.h"
+#include "dalle/training/task.h"
+
+namespace dalle::training {
+
+/// The coefficient on the mean KL of a position: the weight itself, or weight * positions / sub-pixels (6.6 / 192).
+double kl_coefficient(KlNormalization normalization, double weight, int64_t grid_size, int64_t image_size);
+
+class DvaeTask : public TrainingTask {
+ public:
+  DvaeTask(const DvaeTraining& config, at::Device device);
+
+  std::string kind() const override { return "dvae"; }
+  layers::Module& module() override { return model_; }
+  std::string model_config_yaml() const override;
+  at::Device device() const override { return device_; }
+  std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) override;
+  PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
+  std::vector<double> counts(const PreparedBatch& batch) const override;
+  StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
+  Metrics schedule_values(int64_t step) const override;
+  Metrics evaluate(int64_t step) override;
+  std::vector<Sheet> preview(int64_t step) override;
+  Sheet input_sheet(const PreparedBatch& batch) override;
+  std::pair<std::string, int64_t> throughput_unit() const override { return {"images", 1}; }
+
+ private:
+  double temperature(int64_t step) const;
+  double kl_weight(int64_t step) const;
+  /// Gumbel noise [B, V, G, G] of the samples at these positions.
+  Tensor gumbel(const std::vector<int64_t>& positions, Purpose purpose) const;
+  /// -ln f per sample, summed over sub-pixels: f32 [B].
+  Tensor negative_log_likelihood(const Tensor& pixels, const Tensor& stats) const;
+
+  DvaeTraining config_;
+  at::Device device_;
+  data::Dataset dataset_;
+  std::unique_ptr<data::Dataset> validation_;
+  models::Dvae model_;
+};
+
+}  // namespace dalle::training

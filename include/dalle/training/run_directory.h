@@ -1,0 +1,51 @@
+// The folder of one training run: what it holds and who may write into it. docs/run_directory.md lists its files.
+// A directory in use is locked (flock on .lock), so the kernel frees it however the process ends.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace dalle::training {
+
+class RunDirectory {
+ public:
+  /// runs/NAME-YYYYmmdd-HHMMSS (local time) under the working directory; with "-2", "-3" ... where that exists already.
+  static std::filesystem::path default_path(const std::string& name);
+
+  /// Makes the directory and writes config.yaml. Throws ConfigError where `root` holds anything already or another
+  /// process is in it, FileError where it cannot be made.
+  static RunDirectory create(const std::filesystem::path& root, const std::string& config_yaml);
+
+  /// An existing run, to be resumed. Throws ConfigError where there is none or another process is in it.
+  static RunDirectory open(const std::filesystem::path& root);
+
+  RunDirectory(RunDirectory&& other) noexcept;
+  RunDirectory& operator=(RunDirectory&& other) noexcept;
+  /// Gives the lock back.
+  ~RunDirectory();
+
+  const std::filesystem::path& root() const { return root_; }
+  std::filesystem::path config_file() const { return root_ / "config.yaml"; }
+  std::filesystem::path metrics_file() const { return root_ / "metrics.jsonl"; }
+  std::filesystem::path log_file() const { return root_ / "log.txt"; }
+  std::filesystem::path samples() const { return root_ / "samples"; }
+  std::filesystem::path tensorboard() const { return root_ / "tensorboard"; }
+  std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  /// checkpoints/step-XXXXXXXX
+  std::filesystem::path checkpoint(int64_t step) const;
+  /// samples/NAME-XXXXXXXX.png
+  std::filesystem::path sample_file(const std::string& name, int64_t step) const;
+
+  /// Forgets the metrics of steps after `step`, which a resumed run will log again.
+  void cut_metrics_after(int64_t step) const;
+
+ private:
+  RunDirectory(std::filesystem::path root, int lock) : root_(std::move(root)), lock_(lock) {}
+  void make_folders() const;
+
+  std::filesystem::path root_;
+  int lock_ = -1;
+};
+
+}  // namespace dalle::training

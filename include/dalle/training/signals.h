@@ -1,0 +1,27 @@
+// Stopping a run by SIGTERM or SIGINT: the first signal asks the loop to save and end, the second one acts as usual.
+#pragma once
+
+#include <csignal>
+
+namespace dalle::training {
+
+/// Catches SIGTERM and SIGINT while it lives and puts the former handlers back afterwards. One at a time.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+ private:
+  struct sigaction former_term_ {};
+  struct sigaction former_int_ {};
+};
+
+/// True once a signal has come since the last StopSignals was made. Cheap: poll it in each step.
+bool stop_requested();
+
+/// The signal that came, or 0.
+int stop_signal();
+
+}  // namespace dalle::training

@@ -1,0 +1,80 @@
+// A stage of training as the loop sees it: which parameters, what a micro-batch costs, how to validate and what to show.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dalle/data/loader.h"
+#include "dalle/generation/contact_sheet.h"
+#include "dalle/layers/block_runner.h"
+#include "dalle/layers/module.h"
+#include "dalle/training/metrics.h"
+
+namespace dalle::training {
+
+/// Named numbers in the order they are logged.
+using Metrics = NamedValues;
+
+/// What a training step knows of its surroundings.
+struct StepContext {
+  int64_t step = 0;             // updates done before this one
+  uint64_t seed = 0;
+  std::vector<double> totals;   // counts() summed over the whole global batch
+  layers::BlockRunner* runner = nullptr;
+};
+
+/// One micro-batch's share of the global batch's loss: shares add up to the loss. Metrics are shares as well.
+struct StepOutput {
+  Tensor loss;
+  std::vector<std::pair<std::string, Tensor>> metrics;
+};
+
+/// A micro-batch after what needs no gradient (device transfer, encoding by a frozen dVAE) has been done.
+struct PreparedBatch {
+  data::Batch batch;
+  Tensor pixels;     // f32 [B, 3, S, S] in [0, 1]
+  Tensor tokens_BI;  // prior: image tokens
+};
+
+struct Sheet {
+  std::string name;   // file stem below samples/
+  Tensor picture;     // u8 [H, W, 3]
+};
+
+class TrainingTask {
+ public:
+  virtual ~TrainingTask() = default;
+  virtual std::string kind() const = 0;                 // "dvae", "clip", "prior"
+  virtual layers::Module& module() = 0;
+  virtual std::string model_config_yaml() const = 0;
+  virtual at::Device device() const = 0;
+
+  /// Opens the training data from a global sample position on.
+  virtual std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;
+  virtual PreparedBatch prepare(data::Batch batch, const StepContext& context) = 0;
+  /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward.
+  virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
+  virtual StepOutput training_step(const PreparedBatch& batch, const StepContext& context) = 0;
+  /// Values that the schedules of this stage have at `step`, for the log (temperature, kl weight).
+  virtual Metrics schedule_values(int64_t step) const = 0;
+
+  /// Over the validation data; empty without any. Runs with the averaged weights in place.
+  virtual Metrics evaluate(int64_t step) = 0;
+  /// Pictures for samples/. Runs with the averaged weights in place.
+  virtual std::vector<Sheet> preview(int64_t step) = 0;
+  /// Exactly what the model sees: the first batch, with token pieces where there is text.
+  virtual Sheet input_sheet(const PreparedBatch& batch) = 0;
+
+  /// "images" or "tokens", and how many of them a sample is, for the speed display.
+  virtual std::pair<std::string, int64_t> throughput_unit() const = 0;
+  /// Identities of other models this one depends on (dvae, tokenizer).
+  virtual std::map<std::string, std::string> identities() const { return {}; }
+  /// Bytes of the tokenizer that belongs to the model, or "".
+  virtual std::string tokenizer_bytes() const { return ""; }
+  /// A line for the log at the end of the run (truncated captions and the like), or "".
+  virtual std::string closing_note() const { return ""; }
+};
+
+}  // namespace dalle::training

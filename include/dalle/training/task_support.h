@@ -1,0 +1,35 @@
+// Small pieces that the tasks share.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "dalle/data/loader.h"
+#include "dalle/training/config.h"
+#include "dalle/training/task.h"
+
+namespace dalle::training {
+
+/// The held-out data, or null where the config names none.
+std::unique_ptr<data::Dataset> open_validation(const ValidationConfig& config);
+/// Samples of it that are used.
+int64_t validation_size(const data::Dataset& validation, const ValidationConfig& config);
+
+data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_size, int64_t micro_batch_size,
+                                   int64_t start_position);
+
+/// u8 pictures -> f32 in [0, 1] on `device`.
+Tensor to_unit_range(const Tensor& u8, at::Device device);
+
+/// The pictures of a batch with their captions, or what `label` says, underneath.
+Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,
+                      const std::function<std::string(size_t)>& label = {});
+
+/// Three significant digits.
+std::string short_number(double value);
+
+/// A tokenizer.model file from what a config says: the file, or a run directory of train-tokenizer. Throws ConfigError.
+std::filesystem::path tokenizer_file(const std::filesystem::path& given);
+
+}  // namespace dalle::training

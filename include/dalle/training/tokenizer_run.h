@@ -1,0 +1,12 @@
+// train-tokenizer: captions of the data -> RUN/tokenizer.model and a report in the log.
+#pragma once
+
+#include "dalle/cli/command.h"
+#include "dalle/training/config.h"
+
+namespace dalle::training {
+
+int run_tokenizer_training(const TokenizerTraining& config, const cli::Invocation& call);
+void check_tokenizer_training(const TokenizerTraining& config, const cli::Invocation& call);
+
+}  // namespace dalle::training

@@ -1,0 +1,82 @@
+// THE training loop, the same for every stage: accumulate, reduce, clip, finite check, step, average, log, save.
+// Everything random is a function of (seed, step, sample), so the whole state of a run is: parameters, averaged
+// parameters, optimizer moments and the step. Resuming on the same machine, binary and threads is bitwise.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dalle/distributed/communicator.h"
+#include "dalle/optim/adamw.h"
+#include "dalle/optim/ema.h"
+#include "dalle/optim/schedule.h"
+#include "dalle/training/config.h"
+#include "dalle/training/metrics.h"
+#include "dalle/training/run_directory.h"
+#include "dalle/cli/status_line.h"
+#include "dalle/training/task.h"
+#include "dalle/training/tensorboard.h"
+
+namespace dalle::training {
+
+struct TrainerSetup {
+  TrainerConfig trainer;
+  optim::AdamWConfig optimizer;
+  optim::ScheduleConfig learning_rate;
+  std::string resolved_config;
+  bool resume = false;
+  std::filesystem::path checkpoint;  // to resume from; empty: the latest good one
+};
+
+class Trainer {
+ public:
+  /// Materialises and initialises the task's model, from trainer.init_from where that is set. Throws ConfigError before
+  /// anything is written.
+  Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicator& communicator);
+  ~Trainer();
+
+  /// Trains to num_steps. Returns true when done, false when a signal stopped the run after saving.
+  /// Throws Error when the numbers fail (after saving), the data are too bad or a file can't be written.
+  bool run(RunDirectory& directory);
+
+  int64_t step() const { return step_; }
+
+ private:
+  void start();
+  void restore();
+  void initialize_from(const std::filesystem::path& given);
+  std::vector<PreparedBatch> next_batches();
+  void train_step();
+  void reduce_gradients();
+  void check_finite(const Tensor& norm);
+  void after_step();
+  void log_step(double learning_rate, const Tensor& norm);
+  void validate_and_preview(bool validate, bool preview);
+  void write_sheet(const Sheet& sheet);
+  void save();
+  bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
+
+  TrainerSetup setup_;
+  TrainingTask& task_;
+  RunDirectory* run_ = nullptr;
+  distributed::Communicator& communicator_;
+  std::vector<layers::NamedParameter> parameters_;
+  optim::AdamW optimizer_;
+  std::optional<optim::Ema> ema_;
+  std::unique_ptr<data::Loader> loader_;
+  std::unique_ptr<TensorBoardWriter> tensorboard_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<cli::StatusLine> status_;
+  Throughput throughput_;
+  std::vector<PreparedBatch> kept_batches_;  // overfit_one_batch
+  std::vector<std::pair<std::string, Tensor>> step_metrics_;
+  int64_t step_ = 0;
+  int64_t saved_step_ = -1;
+  int64_t nonfinite_in_row_ = 0;
+  int64_t nonfinite_total_ = 0;
+};
+
+}  // namespace dalle::training

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# scripts/demo.sh: set-up, build, then the whole system on the shipped pictures: tokenizer, dVAE, CLIP, prior, and reranked
+# samples for captions of the training set. Everything is written under demo/. A stage that has finished is not run again,
+# one that was interrupted goes on where it saved; remove its folder under demo/ to run it anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/build.sh release
+bin=build/release/bin
+configs=configs/demo
+out=demo
+mkdir -p "$out"
+
+# stage NAME COMMAND CONFIG: one trainer, with its run directory in demo/NAME.
+stage() {
+  local name=$1 command=$2 config=$3 dir=$out/$1 start=$SECONDS resume=()
+  if [[ -e $out/$name.done ]]; then
+    echo "demo: $name has finished before, in $dir"
+    return
+  fi
+  if [[ -e $dir/checkpoints/latest ]]; then
+    echo "demo: $name goes on from its last checkpoint"
+    resume=(--resume)
+  else
+    rm -rf "$dir"  # stopped before its first checkpoint: nothing to go on from
+  fi
+  "$bin/$command" "$config" --run-dir "$dir" "${resume[@]}"
+  touch "$out/$name.done"
+  echo "demo: $name took $((SECONDS - start)) s"
+}
+
+stage tokenizer train-tokenizer "$configs/tokenizer.yaml"
+stage dvae train-dvae "$configs/dvae.yaml"
+stage clip train-clip "$configs/clip.yaml"
+stage prior train-prior "$configs/prior.yaml"
+
+if [[ -e $out/samples.done ]]; then
+  echo "demo: the samples have been drawn before, in $out/samples"
+else
+  rm -rf "$out/samples"
+  "$bin/sample-and-rerank" --prior "$out/prior" --dvae "$out/dvae" --clip "$out/clip" \
+    --captions "$configs/captions.txt" --candidates 16 --keep 4 --out "$out/samples"
+  touch "$out/samples.done"
+fi
+echo "demo: open $out/samples/index.html"

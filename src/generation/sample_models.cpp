@@ -1,0 +1,95 @@
+#include "sample_models.h"
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+
+#include "dalle/core/device.h"
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+
+namespace dalle::generation {
+namespace {
+
+std::filesystem::path part_of_bundle(const std::filesystem::path& given, const std::filesystem::path& run, const char* name) {
+  if (!given.empty() || run.empty()) return given;
+  return run / name;
+}
+
+// The dVAE's tokens mean something only to the prior that was trained on them.
+void check_same_dvae(const models::Loaded<models::Prior>& prior, const models::Loaded<models::Dvae>& dvae) {
+  const auto recorded = prior.identities.find("dvae");
+  if (recorded == prior.identities.end()) return;
+  const bool same = recorded->second == dvae.identity ||
+                    std::any_of(dvae.identities.begin(), dvae.identities.end(),
+                                [&](const auto& entry) { return entry.second == recorded->second; });
+  if (same) return;
+  throw ConfigError(Problem{dvae.path.string(), str("the dVAE that ", prior.path.string(), " was trained with, identity ", recorded->second),
+                            dvae.identity, "give the dVAE of the prior's own run"});
+}
+
+// MemAvailable of the machine, and the cgroup's own limit where it is lower.
+int64_t available_memory_bytes() {
+  int64_t available = int64_t{4} << 30;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    int64_t kib = 0;
+    if (key == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
+    meminfo.ignore(256, '\n');
+  }
+  int64_t limit = 0, used = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    available = std::min(available, limit - used);
+  }
+  return std::max<int64_t>(available, 0);
+}
+
+}  // namespace
+
+SampleModels load_sample_models(const SampleOptions& options) {
+  SampleModels loaded;
+  loaded.device = select_device(options.device);
+  const models::LoadOptions load{.device = loaded.device, .precision = options.precision, .use_ema = !options.raw_weights};
+  loaded.prior = models::load_prior(part_of_bundle(options.prior, options.run, "prior"), load);
+  loaded.dvae = models::load_dvae(part_of_bundle(options.dvae, options.run, "dvae"), load);
+  check_same_dvae(loaded.prior, loaded.dvae);
+  if (loaded.prior.tokenizer.empty()) throw CheckpointError(loaded.prior.path.string() + ": the prior's checkpoint has no tokenizer");
+  loaded.captions = std::make_unique<text::CaptionEncoder>(text::Tokenizer::from_bytes(loaded.prior.tokenizer),
+                                                           loaded.prior.model->config().max_caption_tokens());
+  loaded.used = {{"prior", loaded.prior.path.string(), loaded.prior.identity, loaded.prior.step},
+                 {"dvae", loaded.dvae.path.string(), loaded.dvae.identity, loaded.dvae.step},
+                 {"tokenizer", loaded.prior.path.string(), loaded.captions->tokenizer().identity(), -1}};
+  const auto clip = part_of_bundle(options.clip, options.run, "clip");
+  if (options.rerank == RerankBy::kClip) {
+    if (clip.empty()) {
+      throw ConfigError(Problem{"--rerank clip", "--clip CKPT", "none", "give a CLIP, or --rerank likelihood, or --rerank none"});
+    }
+    loaded.clip = models::load_clip(clip, load);
+    if (loaded.clip->tokenizer.empty()) throw CheckpointError(loaded.clip->path.string() + ": CLIP's checkpoint has no tokenizer");
+    loaded.clip_tokenizer = text::Tokenizer::from_bytes(loaded.clip->tokenizer);
+    loaded.used.push_back({"clip", loaded.clip->path.string(), loaded.clip->identity, loaded.clip->step});
+  }
+  return loaded;
+}
+
+int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options) {
+  if (options.batch_size != "auto") {
+    int64_t number = 0;
+    const char* end = options.batch_size.data() + options.batch_size.size();
+    const auto [stop, error] = std::from_chars(options.batch_size.data(), end, number);
+    if (error != std::errc() || stop != end || number < 1) {
+      throw ConfigError(Problem{"--batch-size", "auto or a number >= 1", "'" + options.batch_size + "'", ""});
+    }
+    return std::min(number, options.candidates);
+  }
+  const auto& prior = models.prior.model->config();
+  const auto& dvae = models.dvae.model->config();
+  const int64_t cache = 2 * prior.num_layers * prior.image_context() * prior.dim * 4;
+  const int64_t relaxed = dvae.vocab_size * dvae.grid_size() * dvae.grid_size() * 4;
+  const int64_t activations = 8 * dvae.image_size * dvae.image_size * dvae.hidden_dim * 4;
+  // A third of what is free, and no more than what still gains speed.
+  const int64_t fitting = available_memory_bytes() / 3 / (cache + relaxed + activations);
+  return std::clamp<int64_t>(fitting, 1, std::min<int64_t>(options.candidates, 128));
+}
+
+}  // namespace dalle::generation

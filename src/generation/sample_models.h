@@ -1,0 +1,30 @@
+// Private to the sampling command: the models of one run, loaded and checked against each other.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "dalle/generation/sample_job.h"
+#include "dalle/generation/scores_json.h"
+#include "dalle/models/load.h"
+#include "dalle/text/caption_encoder.h"
+
+namespace dalle::generation {
+
+struct SampleModels {
+  at::Device device = at::kCPU;
+  models::Loaded<models::Prior> prior;
+  models::Loaded<models::Dvae> dvae;
+  std::optional<models::Loaded<models::Clip>> clip;
+  std::unique_ptr<text::CaptionEncoder> captions;
+  std::optional<text::Tokenizer> clip_tokenizer;
+  std::vector<ModelUsed> used;
+};
+
+/// Throws ConfigError where the dVAE is not the one that the prior was trained with.
+SampleModels load_sample_models(const SampleOptions& options);
+
+/// Candidates that fit into free memory together: caches, logits and decoded pictures.
+int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options);
+
+}  // namespace dalle::generation

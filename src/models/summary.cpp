@@ -1,0 +1,120 @@
+#include "dalle/models/summary.h"
+
+#include <cstdio>
+
+#include "dalle/core/str.h"
+
+namespace dalle::models {
+namespace {
+
+Summary count(const layers::Module& model) {
+  Summary summary;
+  const auto parameters = model.named_parameters();
+  summary.num_tensors = static_cast<int64_t>(parameters.size());
+  summary.num_parameters = model.num_parameters();
+  summary.training_state_bytes = 4.0 * 5 * static_cast<double>(summary.num_parameters);
+  return summary;
+}
+
+// 2 x weights x positions for every convolution below `prefix`; the grid shrinks or grows by 2 from group to group.
+double dvae_flops(const layers::Module& model, const DvaeConfig& config) {
+  double flops = 0;
+  for (const auto& [name, parameter] : model.named_parameters()) {
+    if (parameter->tensor.dim() != 4) continue;
+    const bool encoder = name.starts_with("encoder.");
+    int64_t side = config.image_size;
+    const size_t group = name.find("group_");
+    if (group != std::string::npos) {
+      const int64_t index = std::stoll(name.substr(group + 6)) - 1;
+      side >>= encoder ? index : config.num_groups - 1 - index;
+    } else if (encoder == (name.find("output") != std::string::npos)) {
+      side = config.grid_size();  // the encoder's output and the decoder's input
+    }
+    flops += 2.0 * static_cast<double>(parameter->tensor.numel()) * static_cast<double>(side * side);
+  }
+  return flops;
+}
+
+// Pairs of image slots an attention kind allows, plus text.
+double attention_pairs(const PriorConfig& config, layers::AttentionKind kind) {
+  const int64_t text = config.text_context;
+  double pairs = 0.5 * static_cast<double>(text) * static_cast<double>(text + 1);
+  for (int64_t slot = 0; slot < config.image_context(); ++slot) {
+    pairs += static_cast<double>(text);
+    pairs += static_cast<double>(
+        layers::visible_image_slots(kind, config.grid_size, {config.conv_kernel, config.conv_mask_edge}, slot).size());
+  }
+  return pairs;
+}
+
+double transformer_flops(int64_t dim, int64_t layers, int64_t mlp_ratio, double positions, double pairs) {
+  const double d = static_cast<double>(dim);
+  return static_cast<double>(layers) * (2 * (4.0 + 2.0 * static_cast<double>(mlp_ratio)) * d * d * positions + 4 * d * pairs);
+}
+
+std::string scaled(double value, const char* unit) {
+  const char* prefixes[] = {"", "k", "M", "G", "T", "P", "E"};
+  size_t index = 0;
+  while (value >= 1000 && index + 1 < std::size(prefixes)) {
+    value /= 1000;
+    ++index;
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, "%.3g %s%s", value, prefixes[index], unit);
+  return text;
+}
+
+std::string grouped(int64_t number) {
+  std::string text = std::to_string(number);
+  for (auto at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(static_cast<size_t>(at), ",");
+  return text;
+}
+
+}  // namespace
+
+Summary summarize(const Dvae& model) {
+  Summary summary = count(model);
+  summary.forward_flops_per_sample = dvae_flops(model, model.config());
+  return summary;
+}
+
+Summary summarize(const Prior& model) {
+  Summary summary = count(model);
+  const PriorConfig& config = model.config();
+  double kinds[4] = {-1, -1, -1, -1};
+  double flops = 0;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const auto kind = config.layer_kind(layer);
+    double& pairs = kinds[static_cast<size_t>(kind)];
+    if (pairs < 0) pairs = attention_pairs(config, kind);
+    flops += transformer_flops(config.dim, 1, config.mlp_ratio, static_cast<double>(config.layout().length()), pairs);
+  }
+  const double d = static_cast<double>(config.dim);
+  flops += 2 * d * static_cast<double>(config.text_targets()) * static_cast<double>(config.text_context - 1);
+  flops += 2 * d * static_cast<double>(config.image_vocab_size) * static_cast<double>(config.image_context());
+  summary.forward_flops_per_sample = flops;
+  return summary;
+}
+
+Summary summarize(const Clip& model) {
+  Summary summary = count(model);
+  const ClipConfig& config = model.config();
+  const double side = static_cast<double>(config.image_size / config.patch_size), patches = side * side;
+  const double text = static_cast<double>(config.text_context);
+  const double patch_inputs = 3.0 * static_cast<double>(config.patch_size * config.patch_size);
+  summary.forward_flops_per_sample =
+      2 * patch_inputs * static_cast<double>(config.vision_dim) * patches +
+      transformer_flops(config.vision_dim, config.vision_layers, 4, patches + 1, (patches + 1) * (patches + 1)) +
+      transformer_flops(config.text_dim, config.text_layers, 4, text, text * (text + 1) / 2);
+  return summary;
+}
+
+std::string describe(const Summary& summary, int64_t batch_size) {
+  const double step = 3 * summary.forward_flops_per_sample * static_cast<double>(batch_size);
+  return str("parameters: ", grouped(summary.num_parameters), " in ", grouped(summary.num_tensors), " tensors\n",
+             "training step at batch ", batch_size, ": ", scaled(step, "FLOP"), " of matrix work\n",
+             "training state (f32 weights, gradients, two moments, EMA): ", scaled(summary.training_state_bytes, "B"),
+             "; activations come on top and grow with the micro-batch");
+}
+
+}  // namespace dalle::models

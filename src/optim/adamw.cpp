@@ -1,0 +1,135 @@
+#include "dalle/optim/adamw.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <set>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+
+namespace dalle::optim {
+namespace {
+
+const Tensor* find_with_shape(const std::vector<storage::NamedTensor>& state, const std::string& name,
+                              at::IntArrayRef shape) {
+  const Tensor* tensor = storage::find_tensor(state, name);
+  if (tensor == nullptr) return nullptr;
+  if (tensor->sizes() != shape) {
+    throw CheckpointError(Problem{.place = dalle::str("optimizer state '", name, "'"),
+                                  .expected = dalle::str("shape ", shape),
+                                  .got = dalle::str(tensor->sizes())});
+  }
+  return tensor;
+}
+
+const Tensor& require_with_shape(const std::vector<storage::NamedTensor>& state, const std::string& name,
+                                 at::IntArrayRef shape) {
+  const Tensor* tensor = find_with_shape(state, name, shape);
+  if (tensor == nullptr) {
+    throw CheckpointError(Problem{.place = "optimizer state", .expected = dalle::str("'", name, "'"), .got = "none"});
+  }
+  return *tensor;
+}
+
+/// The fused kernel walks memory, so a gradient must be laid out as its parameter. Strides of extents of 1 do not matter.
+Tensor laid_out_as(const Tensor& gradient, const Tensor& parameter) {
+  for (int64_t d = 0; d < parameter.dim(); ++d) {
+    if (parameter.size(d) != 1 && gradient.stride(d) != parameter.stride(d)) {
+      return at::empty_like(parameter).copy_(gradient);
+    }
+  }
+  return gradient;
+}
+
+}  // namespace
+
+void AdamWConfig::validate(const std::string& place) const {
+  for (const double beta : {beta1, beta2}) {
+    if (beta >= 0 && beta < 1) continue;
+    throw ConfigError(Problem{.place = place, .expected = "beta1 and beta2 at least 0 and below 1", .got = str(beta)});
+  }
+}
+
+AdamW::AdamW(std::vector<layers::NamedParameter> parameters, const AdamWConfig& config) : config_(config) {
+  config.validate("AdamW");
+  for (auto& parameter : parameters) slots_.push_back({std::move(parameter), {}, {}, {}});
+}
+
+void AdamW::allocate(Slot& slot) const {
+  const Tensor like = slot.parameter.parameter->tensor.detach();
+  slot.exp_avg = at::zeros_like(like);
+  slot.exp_avg_sq = at::zeros_like(like);
+  slot.step = at::zeros({}, like.options().dtype(at::kFloat));
+}
+
+void AdamW::update(bool decays, double weight_decay, double lr) {
+  std::vector<Tensor> weights, gradients, means, squares, steps;
+  for (auto& slot : slots_) {
+    const Tensor& weight = slot.parameter.parameter->tensor;
+    if (slot.parameter.parameter->decays != decays || !weight.grad().defined()) continue;
+    if (!slot.exp_avg.defined()) allocate(slot);
+    weights.push_back(weight);
+    gradients.push_back(laid_out_as(weight.grad(), weight));
+    means.push_back(slot.exp_avg);
+    squares.push_back(slot.exp_avg_sq);
+    steps.push_back(slot.step);
+  }
+  if (weights.empty()) return;
+  at::_foreach_add_(steps, 1);
+  at::_fused_adamw_(weights, gradients, means, squares, {}, steps, lr, config_.beta1, config_.beta2, weight_decay,
+                    config_.eps, /*amsgrad=*/false, /*maximize=*/false);
+}
+
+void AdamW::step(double lr) {
+  const c10::NoGradGuard no_grad;
+  ++steps_;
+  update(true, config_.weight_decay, lr);
+  update(false, 0, lr);
+}
+
+void AdamW::zero_grad() {
+  for (auto& slot : slots_) slot.parameter.parameter->tensor.mutable_grad().reset();
+}
+
+std::vector<storage::NamedTensor> AdamW::state() const {
+  std::vector<storage::NamedTensor> state{{"steps", at::scalar_tensor(steps_, at::kLong)}};
+  for (const auto& slot : slots_) {
+    if (!slot.exp_avg.defined()) continue;
+    const std::string& name = slot.parameter.name;
+    state.push_back({name + ".exp_avg", slot.exp_avg});
+    state.push_back({name + ".exp_avg_sq", slot.exp_avg_sq});
+    state.push_back({name + ".step", slot.step.to(at::kLong)});
+  }
+  return state;
+}
+
+void AdamW::load_state(const std::vector<storage::NamedTensor>& state) {
+  const c10::NoGradGuard no_grad;
+  const int64_t steps = require_with_shape(state, "steps", {}).item<int64_t>();
+  std::vector<Slot> loaded = slots_;
+  std::set<std::string> used{"steps"};
+  for (auto& slot : loaded) {
+    slot.exp_avg = slot.exp_avg_sq = slot.step = Tensor();
+    const std::string& name = slot.parameter.name;
+    const auto shape = slot.parameter.parameter->tensor.sizes();
+    const Tensor* mean = find_with_shape(state, name + ".exp_avg", shape);
+    if (mean == nullptr) continue;
+    allocate(slot);
+    slot.exp_avg.copy_(*mean);
+    slot.exp_avg_sq.copy_(require_with_shape(state, name + ".exp_avg_sq", shape));
+    slot.step.copy_(require_with_shape(state, name + ".step", {}));
+    used.insert({name + ".exp_avg", name + ".exp_avg_sq", name + ".step"});
+  }
+  for (const auto& entry : state) {
+    if (used.contains(entry.name)) continue;
+    throw CheckpointError(Problem{.place = "optimizer state",
+                                  .expected = "state of the model's parameters",
+                                  .got = str("'", entry.name, "'"),
+                                  .hint = "it belongs to another model"});
+  }
+  slots_ = std::move(loaded);
+  steps_ = steps;
+}
+
+}  // namespace dalle::optim

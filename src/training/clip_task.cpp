@@ -1,0 +1,142 @@
+#include "dalle/training/clip_task.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+#include "dalle/evaluation/retrieval.h"
+#include "dalle/training/task_support.h"
+
+namespace dalle::training {
+namespace {
+
+// The model as the tokenizer wants it: its pieces, start and end.
+ClipTraining with_vocabulary(ClipTraining config, const text::Tokenizer& tokenizer) {
+  const int64_t wanted = tokenizer.vocab_size() + 2;
+  if (config.model.text_vocab_size == 0) config.model.text_vocab_size = wanted;
+  if (config.model.text_vocab_size != wanted) {
+    throw ConfigError(Problem{"model.text_vocab_size", str(wanted, " (the tokenizer's pieces + 2), or 0"),
+                              str(config.model.text_vocab_size), ""});
+  }
+  return config;
+}
+
+// Each picture moved by its own offset of up to `range` pixels, edges repeated.
+Tensor shifted(const Tensor& pixels, int64_t range, const std::vector<int64_t>& positions, uint64_t seed) {
+  const int64_t size = pixels.size(2);
+  const Tensor padded = at::replication_pad2d(pixels, {range, range, range, range});
+  std::vector<Tensor> out;
+  for (size_t i = 0; i < positions.size(); ++i) {
+    RandomStream random(random_key(seed, Purpose::kAugment, static_cast<uint64_t>(positions[i]), /*b=*/1));
+    const int64_t top = random.integer(0, 2 * range), left = random.integer(0, 2 * range);
+    out.push_back(padded[static_cast<int64_t>(i)].slice(1, top, top + size).slice(2, left, left + size));
+  }
+  return at::stack(out);
+}
+
+}  // namespace
+
+ClipTask::ClipTask(const ClipTraining& config, at::Device device)
+    : config_(config),
+      device_(device),
+      dataset_(config.data.sources),
+      validation_(open_validation(config.validation)),
+      tokenizer_(text::Tokenizer::load(tokenizer_file(config.tokenizer))),
+      model_((config_ = with_vocabulary(config, tokenizer_)).model, compute_dtype(config.precision, device)) {
+  if (!config.dvae.empty()) {
+    dvae_ = models::load_dvae(config.dvae, {.device = device, .precision = config.precision});
+    if (dvae_->model->config().image_size != config.model.image_size) {
+      throw ConfigError(Problem{"model.image_size", str(dvae_->model->config().image_size, ", as the dVAE has"),
+                                str(config.model.image_size), ""});
+    }
+  }
+}
+
+std::string ClipTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
+
+std::map<std::string, std::string> ClipTask::identities() const {
+  std::map<std::string, std::string> out{{"tokenizer", tokenizer_.identity()}};
+  if (dvae_) out["dvae"] = dvae_->identity;
+  return out;
+}
+
+std::unique_ptr<data::Loader> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
+  auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position);
+  options.encode_caption = [this](std::string_view caption, int64_t position) {
+    const auto key = random_key(static_cast<uint64_t>(config_.trainer.seed), Purpose::kBpeDropout, static_cast<uint64_t>(position));
+    return models::clip_text_ids(config_.model, tokenizer_.encode(caption, config_.bpe_dropout, key));
+  };
+  return std::make_unique<data::Loader>(dataset_, config_.data, std::move(options));
+}
+
+PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext& context) {
+  const c10::NoGradGuard no_grad;
+  PreparedBatch prepared;
+  prepared.pixels = to_unit_range(batch.images, device_);
+  if (config_.shift_pixels > 0) {
+    prepared.pixels = shifted(prepared.pixels, config_.shift_pixels, batch.positions, context.seed);
+  }
+  if (dvae_ && config_.reconstructed_share > 0) {
+    std::vector<int64_t> chosen;
+    for (size_t i = 0; i < batch.positions.size(); ++i) {
+      RandomStream random(random_key(context.seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
+      if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
+    }
+    if (!chosen.empty()) {
+      const Tensor rows = at::tensor(chosen, at::kLong).to(device_);
+      const Tensor seen = dvae_->model->decode(dvae_->model->encode(prepared.pixels.index_select(0, rows)));
+      prepared.pixels.index_copy_(0, rows, seen.contiguous());
+    }
+  }
+  batch.caption_ids = batch.caption_ids.to(device_);
+  prepared.batch = std::move(batch);
+  return prepared;
+}
+
+std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
+  return {static_cast<double>(batch.pixels.size(0))};
+}
+
+StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext& context) {
+  const Tensor image = model_.encode_image(batch.pixels, *context.runner);
+  const Tensor text = model_.encode_text(batch.batch.caption_ids, *context.runner);
+  const Tensor loss = models::contrastive_loss(image, text, model_.scale());
+  return {.loss = loss, .metrics = {{"logit_scale", model_.scale()}}};
+}
+
+void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix, Metrics& metrics) const {
+  const c10::NoGradGuard no_grad;
+  std::vector<Tensor> images, texts;
+  for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
+    const int64_t size = std::min(config_.validation.batch_size, count - first);
+    const auto batch = data::load_range(dataset, config_.data, config_.model.image_size, first, size);
+    std::vector<Tensor> ids;
+    for (const auto& caption : batch.captions) {
+      ids.push_back(at::tensor(models::clip_text_ids(config_.model, tokenizer_.encode(caption)), at::kLong));
+    }
+    images.push_back(model_.encode_image(to_unit_range(batch.images, device_)));
+    texts.push_back(model_.encode_text(at::stack(ids).to(device_)));
+  }
+  for (const int64_t k : {1, 5}) {
+    const auto recall = evaluation::recall_at(at::cat(images), at::cat(texts), k);
+    metrics.emplace_back(str(prefix, "_image_to_text_r", k), recall.image_to_text);
+    metrics.emplace_back(str(prefix, "_text_to_image_r", k), recall.text_to_image);
+  }
+  metrics.emplace_back(prefix + "_pairs", static_cast<double>(at::cat(images).size(0)));
+}
+
+Metrics ClipTask::evaluate(int64_t) {
+  Metrics metrics;
+  add_retrieval(dataset_, std::min<int64_t>(100, dataset_.size()), "train", metrics);
+  if (validation_) add_retrieval(*validation_, validation_size(*validation_, config_.validation), "validation", metrics);
+  return metrics;
+}
+
+std::vector<Sheet> ClipTask::preview(int64_t) { return {}; }
+
+Sheet ClipTask::input_sheet(const PreparedBatch& batch) { return captioned_sheet("inputs", batch, "what CLIP sees first"); }
+
+}  // namespace dalle::training

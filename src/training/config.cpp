@@ -1,0 +1,25 @@
+#include "dalle/training/config.h"
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+
+namespace dalle::training {
+
+void TrainerConfig::validate(const std::string& place) const {
+  if (micro_batch_size > 0 && batch_size % micro_batch_size != 0) {
+    throw ConfigError(Problem{place, str("batch_size divisible by micro_batch_size ", micro_batch_size), str(batch_size), ""});
+  }
+  if (ema_decay >= 1) throw ConfigError(Problem{place, "ema_decay below 1", str(ema_decay), ""});
+}
+
+void ClipTraining::validate(const std::string& place) const {
+  if (trainer.micro_size() != trainer.batch_size) {
+    throw ConfigError(Problem{place, "trainer.micro_batch_size 0: the contrastive loss compares a whole batch",
+                              str(trainer.micro_batch_size), ""});
+  }
+  if (reconstructed_share > 0 && dvae.empty()) {
+    throw ConfigError(Problem{place, "a dvae for reconstructed_share", "none", "set dvae, or reconstructed_share: 0"});
+  }
+}
+
+}  // namespace dalle::training

@@ -1,0 +1,145 @@
+#include "dalle/training/run_directory.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+#include <utility>
+
+#include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/str.h"
+#include "dalle/storage/run_checkpoints.h"
+#include "dalle/training/metrics.h"
+
+namespace dalle::training {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLockName = ".lock";
+
+void make_directory(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw FileError(Problem{"cannot create directory " + path.string(), "", error.message(), ""});
+}
+
+// A name in `root` other than the lock file's, or "" where there is none.
+std::string first_entry(const fs::path& root) {
+  for (const auto& entry : fs::directory_iterator(root)) {
+    if (entry.path().filename() != kLockName) return entry.path().filename().string();
+  }
+  return "";
+}
+
+void refuse_used_directory(const fs::path& root) {
+  if (!fs::exists(root)) return;
+  if (!fs::is_directory(root)) throw ConfigError(Problem{"--run-dir " + root.string(), "a directory", "a file", ""});
+  const std::string entry = first_entry(root);
+  if (entry.empty()) return;
+  throw ConfigError(Problem{"run directory " + root.string(), "a new or empty directory", "one that holds " + entry,
+                            "continue that run with --resume, or name another directory with --run-dir"});
+}
+
+std::string lock_holder(int descriptor) {
+  char text[32] = {};
+  const ssize_t size = ::pread(descriptor, text, sizeof text - 1, 0);
+  return size > 0 ? std::string(text, std::strcspn(text, "\n")) : std::string("unknown");
+}
+
+void record_holder(int descriptor) {
+  const std::string pid = str(::getpid(), "\n");
+  if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, pid.data(), pid.size(), 0) < 0) {
+    log_warning("cannot write the process id into the run directory's lock file");
+  }
+}
+
+// Takes the lock and returns its descriptor. A file system without locks only costs the protection.
+int lock_directory(const fs::path& root) {
+  const fs::path path = root / kLockName;
+  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw FileError(Problem{"cannot open " + path.string(), "", std::strerror(errno), ""});
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
+    record_holder(descriptor);
+    return descriptor;
+  }
+  if (errno != EWOULDBLOCK) {
+    log_warning(str("cannot lock ", path.string(), " (", std::strerror(errno), "): do not start a second run in it"));
+    return descriptor;
+  }
+  const std::string holder = lock_holder(descriptor);
+  ::close(descriptor);
+  throw ConfigError(Problem{"run directory " + root.string(), "a directory that no other process trains in",
+                            "one locked by process " + holder,
+                            "wait for that process, stop it, or name another --run-dir"});
+}
+
+}  // namespace
+
+fs::path RunDirectory::default_path(const std::string& name) {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  localtime_r(&now, &parts);
+  char stamp[32];
+  std::strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &parts);
+  const fs::path first = fs::path("runs") / str(name, "-", stamp);
+  fs::path path = first;
+  for (int copy = 2; fs::exists(path); ++copy) path = str(first.string(), "-", copy);
+  return path;
+}
+
+RunDirectory RunDirectory::create(const fs::path& root, const std::string& config_yaml) {
+  refuse_used_directory(root);
+  make_directory(root);
+  RunDirectory run(root, lock_directory(root));
+  refuse_used_directory(root);  // another process may have been here before the lock
+  write_file(run.config_file(), config_yaml);
+  run.make_folders();
+  return run;
+}
+
+RunDirectory RunDirectory::open(const fs::path& root) {
+  if (!fs::is_regular_file(root / "config.yaml")) {
+    throw ConfigError(Problem{"--resume: " + root.string(), "a run directory, with a config.yaml in it",
+                              fs::exists(root) ? "no config.yaml" : "no such directory",
+                              "name the directory of the run to be continued with --run-dir"});
+  }
+  RunDirectory run(root, lock_directory(root));
+  run.make_folders();
+  return run;
+}
+
+RunDirectory::RunDirectory(RunDirectory&& other) noexcept
+    : root_(std::move(other.root_)), lock_(std::exchange(other.lock_, -1)) {}
+
+RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
+  std::swap(root_, other.root_);
+  std::swap(lock_, other.lock_);
+  return *this;
+}
+
+RunDirectory::~RunDirectory() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+void RunDirectory::make_folders() const {
+  for (const fs::path& folder : {samples(), tensorboard(), checkpoints()}) make_directory(folder);
+}
+
+fs::path RunDirectory::checkpoint(int64_t step) const { return storage::checkpoint_path(root_, step); }
+
+fs::path RunDirectory::sample_file(const std::string& name, int64_t step) const {
+  char number[24];
+  std::snprintf(number, sizeof number, "%08lld", static_cast<long long>(step));
+  return samples() / str(name, "-", number, ".png");
+}
+
+void RunDirectory::cut_metrics_after(int64_t step) const { training::cut_metrics_after(metrics_file(), step); }
+
+}  // namespace dalle::training

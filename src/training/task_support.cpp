@@ -1,0 +1,60 @@
+#include "dalle/training/task_support.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "dalle/core/error.h"
+
+namespace dalle::training {
+
+std::unique_ptr<data::Dataset> open_validation(const ValidationConfig& config) {
+  return config.sources.empty() ? nullptr : std::make_unique<data::Dataset>(config.sources);
+}
+
+int64_t validation_size(const data::Dataset& validation, const ValidationConfig& config) {
+  return config.max_samples > 0 ? std::min(config.max_samples, validation.size()) : validation.size();
+}
+
+data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_size, int64_t micro_batch_size,
+                                   int64_t start_position) {
+  data::LoaderOptions options;
+  options.batch_size = micro_batch_size;
+  options.image_size = image_size;
+  options.seed = static_cast<uint64_t>(trainer.seed);
+  options.start_position = start_position;
+  return options;
+}
+
+Tensor to_unit_range(const Tensor& u8, at::Device device) { return u8.to(device).to(at::kFloat).div_(255); }
+
+Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,
+                      const std::function<std::string(size_t)>& label) {
+  std::vector<generation::SheetCell> cells;
+  const int64_t count = std::min<int64_t>(16, batch.pixels.size(0));
+  for (int64_t i = 0; i < count; ++i) {
+    const auto index = static_cast<size_t>(i);
+    const std::string& caption = batch.batch.captions.at(index);
+    cells.push_back({.picture = batch.pixels[i], .label = label ? label(index) : caption});
+  }
+  return {name, generation::contact_sheet(cells, {.title = title})};
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
+
+std::filesystem::path tokenizer_file(const std::filesystem::path& given) {
+  if (given.empty()) {
+    throw ConfigError(Problem{"tokenizer", "a tokenizer.model or the run directory of train-tokenizer", "nothing", ""});
+  }
+  if (std::filesystem::is_regular_file(given)) return given;
+  if (std::filesystem::is_regular_file(given / "tokenizer.model")) return given / "tokenizer.model";
+  throw ConfigError(Problem{"tokenizer: " + given.string(), "a tokenizer.model or a folder with one", "nothing there",
+                            "make one with train-tokenizer"});
+}
+
+}  // namespace dalle::training

@@ -1,0 +1,237 @@
+#include "dalle/training/trainer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "dalle/core/error.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/str.h"
+#include "dalle/optim/gradients.h"
+#include "dalle/training/profiler.h"
+#include "dalle/training/signals.h"
+
+namespace dalle::training {
+namespace {
+
+// Parameters on their device with values, before the optimizer and the average look at them.
+std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, TrainingTask& task) {
+  layers::Module& module = task.module();
+  module.materialize(task.device());
+  module.initialize(static_cast<uint64_t>(setup.trainer.seed));
+  for (const auto& prefix : setup.trainer.freeze) {
+    bool known = false;
+    for (const auto& [name, parameter] : module.named_parameters()) known = known || name.starts_with(prefix);
+    if (!known) {
+      throw ConfigError(Problem{"trainer.freeze", "the beginning of a parameter's name", "'" + prefix + "'",
+                                "names start with, for example, '" + module.named_parameters().front().name + "'"});
+    }
+  }
+  if (!setup.trainer.freeze.empty()) module.set_requires_grad(false, setup.trainer.freeze);
+  return module.named_parameters();
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicator& communicator)
+    : setup_(std::move(setup)),
+      task_(task),
+      communicator_(communicator),
+      parameters_(ready_parameters(setup_, task)),
+      optimizer_(parameters_, setup_.optimizer) {
+  const auto& trainer = setup_.trainer;
+  if (trainer.ema_decay > 0) ema_.emplace(parameters_, trainer.ema_decay, trainer.ema_interval_steps);
+  if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::start() {
+  if (setup_.resume) {
+    restore();
+    run_->cut_metrics_after(step_);
+    log_info(str("resuming at step ", step_));
+  }
+  tensorboard_ = std::make_unique<TensorBoardWriter>(run_->tensorboard(), setup_.resume ? step_ : -1);
+  metrics_ = std::make_unique<MetricsWriter>(run_->metrics_file(), tensorboard_.get());
+  loader_ = task_.make_loader(setup_.trainer.micro_size(), step_ * setup_.trainer.batch_size);
+  status_ = std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
+}
+
+bool Trainer::run(RunDirectory& directory) {
+  run_ = &directory;
+  const StopSignals signals;
+  start();
+  const auto& trainer = setup_.trainer;
+  Profiler profiler(trainer.profile_from_step, trainer.profile_num_steps, run_->root() / "profile.json");
+  throughput_.reset();
+  if (setup_.resume && step_ >= trainer.num_steps) {
+    log_info("this run has reached its last step; raise trainer.num_steps to go on");
+    return true;
+  }
+  while (step_ < trainer.num_steps) {
+    if (stop_requested()) {
+      status_->finish();
+      save();
+      log_info(str("stopped by a signal at step ", step_, "; continue with --resume=", run_->root().string()));
+      return false;
+    }
+    profiler.before_step(step_);
+    train_step();
+    profiler.after_step(step_);
+    after_step();
+  }
+  const bool ended_on_interval = trainer.num_steps == 0 || is_due(trainer.validation_interval_steps);
+  const bool preview_done = trainer.num_steps == 0 || is_due(trainer.preview_interval_steps);
+  validate_and_preview(!ended_on_interval, !preview_done);
+  status_->finish();
+  save();
+  if (const std::string note = task_.closing_note(); !note.empty()) log_info(note);
+  return true;
+}
+
+std::vector<PreparedBatch> Trainer::next_batches() {
+  const auto& trainer = setup_.trainer;
+  if (trainer.overfit_one_batch && !kept_batches_.empty()) return kept_batches_;
+  const StepContext context{.step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
+  std::vector<PreparedBatch> batches;
+  for (int64_t done = 0; done < trainer.batch_size; done += trainer.micro_size()) {
+    throughput_.begin_wait();
+    data::Batch batch = loader_->next();
+    throughput_.end_wait();
+    batches.push_back(task_.prepare(std::move(batch), context));
+  }
+  if (trainer.overfit_one_batch) kept_batches_ = batches;
+  return batches;
+}
+
+void Trainer::train_step() {
+  const auto& trainer = setup_.trainer;
+  const std::vector<PreparedBatch> batches = next_batches();
+  if (step_ == 0 && communicator_.rank() == 0) write_sheet(task_.input_sheet(batches.front()));
+
+  StepContext context{.step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = &layers::plain_runner()};
+  for (const auto& batch : batches) {
+    const auto counts = task_.counts(batch);
+    context.totals.resize(counts.size(), 0.0);
+    for (size_t i = 0; i < counts.size(); ++i) context.totals[i] += counts[i];
+  }
+  if (communicator_.world_size() > 1 && !context.totals.empty()) {
+    Tensor totals = at::tensor(context.totals, at::kDouble);
+    communicator_.all_reduce_sum(totals);
+    for (size_t i = 0; i < context.totals.size(); ++i) context.totals[i] = totals[static_cast<int64_t>(i)].item<double>();
+  }
+
+  optimizer_.zero_grad();
+  step_metrics_.clear();
+  for (const auto& batch : batches) {
+    const StepOutput output = task_.training_step(batch, context);
+    output.loss.backward();
+    std::vector<std::pair<std::string, Tensor>> shares{{"loss", output.loss.detach()}};
+    for (const auto& [name, value] : output.metrics) shares.emplace_back(name, value.detach());
+    if (step_metrics_.empty()) {
+      step_metrics_ = std::move(shares);
+    } else {
+      for (size_t i = 0; i < shares.size(); ++i) step_metrics_[i].second = step_metrics_[i].second + shares[i].second;
+    }
+  }
+  reduce_gradients();
+
+  const Tensor norm = trainer.clip_norm > 0 ? optim::clip_by_global_norm(parameters_, trainer.clip_norm)
+                                            : optim::global_norm(parameters_);
+  const double learning_rate = optim::value(setup_.learning_rate, step_);
+  check_finite(norm);
+  if (nonfinite_in_row_ == 0) optimizer_.step(learning_rate);
+  ++step_;
+  if (ema_ && nonfinite_in_row_ == 0) ema_->update(step_);
+  throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
+  if (is_due(trainer.log_interval_steps) || step_ == 1 || step_ == trainer.num_steps) log_step(learning_rate, norm);
+  status_->advance(step_);
+}
+
+void Trainer::reduce_gradients() {
+  if (communicator_.world_size() == 1) return;
+  const c10::NoGradGuard no_grad;
+  for (const auto& [name, parameter] : parameters_) {
+    if (Tensor gradient = parameter->tensor.grad(); gradient.defined()) communicator_.all_reduce_sum(gradient);
+  }
+  for (auto& [name, value] : step_metrics_) communicator_.all_reduce_sum(value);
+}
+
+void Trainer::check_finite(const Tensor& norm) {
+  // The decision to skip is the host's: one number a step, read when the whole backward pass is done anyway.
+  if (std::isfinite(norm.item<double>())) {
+    nonfinite_in_row_ = 0;
+    return;
+  }
+  ++nonfinite_in_row_;
+  ++nonfinite_total_;
+  log_warning(str("step ", step_, ": the gradient is not finite; this update is skipped (", nonfinite_in_row_, " in a row)"));
+  if (nonfinite_in_row_ >= setup_.trainer.max_nonfinite_steps) {
+    status_->finish();
+    save();
+    throw Error(Problem{str("step ", step_), "", str(nonfinite_in_row_, " updates in a row had a non-finite gradient"),
+                        "lower learning_rate, set trainer.clip_norm, or use precision: f32; the state before is saved"});
+  }
+}
+
+void Trainer::log_step(double learning_rate, const Tensor& norm) {
+  NamedValues values;
+  cli::StatusUpdate update{.step = step_};
+  for (const auto& [name, value] : step_metrics_) {
+    values.emplace_back(name, value.item<double>());
+    if (name == "loss") update.loss = values.back().second;
+    else update.extra.emplace_back(values.back());
+  }
+  values.emplace_back("learning_rate", learning_rate);
+  for (const auto& value : task_.schedule_values(step_ - 1)) values.push_back(value);
+  update.items_per_second = throughput_.items_per_second();
+  update.wait_share = throughput_.wait_share();
+  values.emplace_back(task_.throughput_unit().first + "_per_second", update.items_per_second);
+  values.emplace_back("data_wait_share", update.wait_share);
+  values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
+  values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
+  values.emplace_back("grad_norm", norm.item<double>());
+  for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
+    values.emplace_back("grad_norm/" + block, block_norm);
+  }
+  if (communicator_.rank() == 0) {
+    metrics_->log(step_, "train", values);
+    status_->update(update);
+  }
+  throughput_.reset();
+}
+
+void Trainer::after_step() {
+  const auto& trainer = setup_.trainer;
+  validate_and_preview(is_due(trainer.validation_interval_steps), is_due(trainer.preview_interval_steps));
+  if (is_due(trainer.checkpoint_interval_steps)) save();
+}
+
+void Trainer::validate_and_preview(bool validate, bool preview) {
+  if (communicator_.rank() != 0 || !(validate || preview)) return;
+  const c10::NoGradGuard no_grad;
+  std::optional<optim::EmaScope> scope;
+  if (ema_) scope.emplace(*ema_);
+  if (validate) {
+    const Metrics values = task_.evaluate(step_);
+    if (!values.empty()) {
+      metrics_->log(step_, "validation", values);
+      std::string line = str("step ", step_, ": validation");
+      for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
+      log_info(line);
+    }
+  }
+  if (preview) {
+    for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
+  }
+  throughput_.reset();
+}
+
+void Trainer::write_sheet(const Sheet& sheet) {
+  generation::write_png(run_->sample_file(sheet.name, step_), sheet.picture);
+  tensorboard_->image(step_, sheet.name, sheet.picture);
+}
+
+}  // namespace dalle::training

@@ -1,0 +1,83 @@
+// Saving and restoring the whole state of a run.
+#include <c10/core/GradMode.h>
+
+#include "dalle/core/error.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/str.h"
+#include "dalle/models/load.h"
+#include "dalle/storage/run_checkpoints.h"
+#include "dalle/training/trainer.h"
+
+namespace dalle::training {
+
+void Trainer::save() {
+  if (saved_step_ == step_ || communicator_.rank() != 0) return;
+  storage::Checkpoint checkpoint;
+  checkpoint.kind = task_.kind();
+  checkpoint.config_yaml = setup_.resolved_config;
+  checkpoint.model_config_yaml = task_.model_config_yaml();
+  checkpoint.step = step_;
+  checkpoint.samples_seen = step_ * setup_.trainer.batch_size;
+  checkpoint.model = models::named_tensors(task_.module());
+  if (ema_) checkpoint.ema = ema_->tensors();
+  checkpoint.optimizer = optimizer_.state();
+  checkpoint.tokenizer = task_.tokenizer_bytes();
+  checkpoint.identities = task_.identities();
+  checkpoint.identities["model"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.model);
+  if (ema_) checkpoint.identities["ema"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.ema);
+  checkpoint.scalars["learning_rate"] = optim::value(setup_.learning_rate, step_);
+  checkpoint.scalars["skipped_updates"] = static_cast<double>(nonfinite_total_);
+  for (const auto& [name, value] : task_.schedule_values(step_)) checkpoint.scalars[name] = value;
+  storage::save_checkpoint(run_->checkpoint(step_), checkpoint);
+  storage::update_latest(run_->root(), storage::checkpoint_name(step_));
+  storage::prune_checkpoints(run_->root(), setup_.trainer.keep_checkpoints);
+  saved_step_ = step_;
+}
+
+void Trainer::restore() {
+  storage::LoadedCheckpoint loaded;
+  if (setup_.checkpoint.empty()) {
+    loaded = storage::load_latest_good(run_->root());
+  } else {
+    loaded = {setup_.checkpoint, storage::load_checkpoint(setup_.checkpoint)};
+  }
+  const storage::Checkpoint& checkpoint = loaded.checkpoint;
+  const std::string place = loaded.folder.string();
+  if (checkpoint.kind != task_.kind()) {
+    throw ConfigError(Problem{place, "a checkpoint of a " + task_.kind(), "one of a " + checkpoint.kind, ""});
+  }
+  // The models this run depends on must still be the same ones.
+  for (const auto& [name, identity] : task_.identities()) {
+    const auto saved = checkpoint.identities.find(name);
+    if (saved != checkpoint.identities.end() && saved->second != identity) {
+      throw ConfigError(Problem{place, "the " + name + " it was trained with, identity " + saved->second, identity,
+                                "point the config at the " + name + " of this run, or start a new run"});
+    }
+  }
+  models::load_parameters(task_.module(), checkpoint.model, place);
+  optimizer_.load_state(checkpoint.optimizer);
+  if (ema_) ema_->load(checkpoint.ema);
+  step_ = checkpoint.step;
+  saved_step_ = step_;
+  if (const auto skipped = checkpoint.scalars.find("skipped_updates"); skipped != checkpoint.scalars.end()) {
+    nonfinite_total_ = static_cast<int64_t>(skipped->second);
+  }
+}
+
+void Trainer::initialize_from(const std::filesystem::path& given) {
+  const auto path = storage::resolve_checkpoint(given);
+  const auto checkpoint = storage::load_checkpoint(path, storage::LoadParts::kEvaluation);
+  const auto& weights = checkpoint.evaluation_weights();
+  if (checkpoint.kind != task_.kind()) {
+    throw ConfigError(Problem{"trainer.init_from: " + path.string(), "a checkpoint of a " + task_.kind(), "one of a " + checkpoint.kind, ""});
+  }
+  if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
+    throw ConfigError(Problem{"trainer.init_from: " + path.string(), "the tensors of the model in this config",
+                              models::summarize_differences(differences), "compare the model sections of the two configs"});
+  }
+  models::load_parameters(task_.module(), weights, path.string());
+  if (ema_) ema_.emplace(parameters_, setup_.trainer.ema_decay, setup_.trainer.ema_interval_steps);
+  log_info(str("starting from the weights of ", path.string(), " (step ", checkpoint.step, ")"));
+}
+
+}  // namespace dalle::training

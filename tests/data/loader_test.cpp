@@ -1,0 +1,344 @@
+#include "dalle/data/loader.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "dalle/config/fields.h"
+#include "dalle/core/error.h"
+#include "dalle/core/random.h"
+#include "dalle/core/str.h"
+
+namespace dalle::data {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+/// Pictures made in memory; those named in `bad` are no pictures.
+class MemorySource : public Source {
+ public:
+  MemorySource(int64_t size, std::set<int64_t> bad = {}, int64_t picture_size = 20) : bad_(std::move(bad)) {
+    for (int64_t i = 0; i < size; ++i) {
+      at::Tensor image = at::full({picture_size, picture_size, 3}, i % 256, at::kByte);
+      image.select(1, 0).fill_(255);  // tells left from right
+      pictures_.push_back(encode_png(image));
+      captions_.push_back({str("caption ", i), str("second ", i), str("third ", i)});
+    }
+  }
+  int64_t size() const override { return static_cast<int64_t>(pictures_.size()); }
+  RawSample read(int64_t index) const override {
+    if (index == throwing) throw FileError("disk on fire");
+    ++num_reads;
+    const auto i = static_cast<size_t>(index);
+    return {str("key", index), bad_.contains(index) ? "no picture" : pictures_[i], captions_[i]};
+  }
+  const std::vector<std::string>& captions(int64_t index) const override {
+    return captions_[static_cast<size_t>(index)];
+  }
+  std::string place(int64_t index) const override { return str("memory: key", index); }
+  std::string name() const override { return "memory"; }
+  const SourceReport& report() const override { return report_; }
+
+  int64_t throwing = -1;
+  mutable std::atomic<int64_t> num_reads = 0;
+
+ private:
+  std::set<int64_t> bad_;
+  std::vector<std::string> pictures_;
+  std::vector<std::vector<std::string>> captions_;
+  SourceReport report_;
+};
+
+Dataset dataset_of(std::unique_ptr<Source> source) {
+  std::vector<std::unique_ptr<Source>> sources;
+  sources.push_back(std::move(source));
+  return Dataset(std::move(sources));
+}
+
+Dataset memory_dataset(int64_t size, std::set<int64_t> bad = {}) {
+  return dataset_of(std::make_unique<MemorySource>(size, std::move(bad)));
+}
+
+DataConfig config_with(int threads = 1, double max_bad_share = 0.01) {
+  return {.horizontal_flip = true, .loader_threads = threads, .max_bad_share = max_bad_share};
+}
+
+LoaderOptions options_with(int64_t batch_size, int64_t start = 0) {
+  return {.batch_size = batch_size,
+          .image_size = 16,
+          .seed = 4,
+          .start_position = start,
+          .encode_caption = [](std::string_view caption, int64_t position) {
+            return std::vector<int64_t>{static_cast<int64_t>(caption.size()), position};
+          }};
+}
+
+void expect_equal(const Batch& a, const Batch& b) {
+  EXPECT_TRUE(a.images.equal(b.images));
+  EXPECT_TRUE(a.caption_ids.equal(b.caption_ids));
+  EXPECT_EQ(a.keys, b.keys);
+  EXPECT_EQ(a.captions, b.captions);
+  EXPECT_EQ(a.positions, b.positions);
+  EXPECT_EQ(a.indices, b.indices);
+}
+
+TEST(Loader, EveryEpochHoldsEverySampleOnce) {
+  const Dataset dataset = memory_dataset(30);
+  Loader loader(dataset, config_with(), options_with(7));
+  std::map<std::string, int> count;
+  for (int i = 0; i < 30; ++i) {  // 210 items: seven epochs, batches straddle them
+    const Batch batch = loader.next();
+    EXPECT_EQ(batch.images.sizes(), at::IntArrayRef({7, 3, 16, 16}));
+    EXPECT_EQ(batch.positions.front(), 7 * i);
+    for (size_t k = 0; k < batch.keys.size(); ++k) {
+      ++count[batch.keys[k]];
+      EXPECT_EQ(batch.keys[k], str("key", batch.indices[k]));
+      EXPECT_THAT(batch.captions[k], ::testing::EndsWith(str(" ", batch.indices[k])));
+      EXPECT_EQ(batch.caption_ids[static_cast<int64_t>(k)][1].item<int64_t>(), batch.positions[k]);
+    }
+  }
+  EXPECT_EQ(count.size(), 30u);
+  for (const auto& [key, n] : count) EXPECT_EQ(n, 7) << key;
+}
+
+TEST(Loader, DoesNotDependOnTheNumberOfThreads) {
+  const Dataset dataset = memory_dataset(40, {3, 17, 18});
+  Loader one(dataset, config_with(1, 0.5), options_with(6));
+  Loader five(dataset, config_with(5, 0.5), options_with(6));
+  for (int i = 0; i < 30; ++i) expect_equal(one.next(), five.next());
+  EXPECT_EQ(one.bad_samples(), five.bad_samples());
+  EXPECT_GT(one.bad_samples(), 0);
+}
+
+TEST(Loader, ResumesAtAnyPosition) {
+  const Dataset dataset = memory_dataset(25);
+  Loader whole(dataset, config_with(), options_with(4));
+  for (int i = 0; i < 9; ++i) whole.next();
+  Loader resumed(dataset, config_with(3), options_with(4, 9 * 4));
+  for (int i = 0; i < 10; ++i) expect_equal(whole.next(), resumed.next());
+}
+
+TEST(Loader, RanksShareOutTheGlobalBatch) {
+  const Dataset dataset = memory_dataset(25);
+  Loader whole(dataset, config_with(), options_with(6));
+  LoaderOptions second_half = options_with(6);
+  second_half.rank = 1;
+  second_half.world_size = 2;
+  Loader rank_one(dataset, config_with(2), second_half);
+  for (int i = 0; i < 8; ++i) {
+    const Batch all = whole.next();
+    const Batch part = rank_one.next();
+    EXPECT_TRUE(part.images.equal(all.images.narrow(0, 3, 3)));
+    EXPECT_EQ(part.captions, std::vector<std::string>(all.captions.begin() + 3, all.captions.end()));
+  }
+  LoaderOptions uneven = second_half;
+  uneven.batch_size = 5;
+  EXPECT_THROW(Loader(dataset, config_with(), uneven), ConfigError);
+}
+
+TEST(Loader, DrawsCaptionsEvenlyOrTakesTheFirst) {
+  const Dataset dataset = memory_dataset(10);
+  std::map<std::string, int> kinds;
+  Loader drawing(dataset, config_with(), options_with(10));
+  for (int i = 0; i < 60; ++i) {
+    for (const auto& caption : drawing.next().captions) ++kinds[caption.substr(0, caption.find(' '))];
+  }
+  for (const char* kind : {"caption", "second", "third"}) EXPECT_NEAR(kinds[kind] / 600.0, 1 / 3.0, 0.07);
+  DataConfig first = config_with();
+  first.caption = CaptionChoice::kFirst;
+  Loader loader(dataset, first, options_with(10));
+  for (const auto& caption : loader.next().captions) EXPECT_TRUE(caption.starts_with("caption"));
+}
+
+TEST(Loader, FlipsHalfOfThePicturesUnlessToldNotTo) {
+  const Dataset dataset = memory_dataset(10);
+  for (const bool flip : {true, false}) {
+    DataConfig config = config_with();
+    config.horizontal_flip = flip;
+    config.augmentation = Augmentation::kNone;
+    LoaderOptions options = options_with(10);
+    options.image_size = 20;
+    Loader loader(dataset, config, options);
+    int64_t flipped = 0;
+    for (int i = 0; i < 30; ++i)
+      flipped += loader.next().images.select(3, 19).eq(255).all(2).all(1).sum().item<int64_t>();
+    EXPECT_NEAR(flipped / 300.0, flip ? 0.5 : 0.0, flip ? 0.1 : 0.0);
+  }
+}
+
+TEST(Loader, ReplacesABadPictureByTheNextGoodOne) {
+  const Dataset dataset = memory_dataset(40, {7, 8});
+  LoaderOptions options = options_with(40);
+  options.shuffle = false;
+  Loader loader(dataset, config_with(1, 0.1), options);
+  const Batch batch = loader.next();
+  EXPECT_EQ(batch.indices[7], 9);
+  EXPECT_EQ(batch.indices[8], 9);
+  EXPECT_EQ(batch.positions[7], 7);
+  EXPECT_EQ(batch.keys[7], "key9");
+  EXPECT_EQ(loader.bad_samples(), 3);  // 7, 8, and 8 again on the way from 7 to 9
+  EXPECT_EQ(loader.samples_looked_at(), 43);
+}
+
+TEST(Loader, FailsOnceTooManyPicturesAreBad) {
+  std::set<int64_t> bad;
+  for (int64_t i = 0; i < 100; i += 10) bad.insert(i);
+  const Dataset dataset = memory_dataset(100, bad);
+  Loader strict(dataset, config_with(2, 0.05), options_with(10));
+  try {
+    for (int i = 0; i < 10; ++i) strict.next();
+    FAIL() << "accepted";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("max_bad_share"));
+    EXPECT_THAT(error.what(), HasSubstr("memory: key"));
+  }
+  EXPECT_THROW(strict.next(), DataError);  // and stays failed
+  Loader lenient(dataset, config_with(2, 0.3), options_with(10));
+  for (int i = 0; i < 10; ++i) lenient.next();
+}
+
+TEST(Loader, JudgesTheShareFromTheTwentiethSampleOn) {
+  const Dataset dataset = memory_dataset(40, {0});
+  LoaderOptions options = options_with(2);
+  options.shuffle = false;
+  Loader loader(dataset, config_with(1, 0.01), options);
+  for (int i = 0; i < 9; ++i) loader.next();  // 19 looked at, one of them bad
+  EXPECT_EQ(loader.bad_samples(), 1);
+  EXPECT_THROW(loader.next(), DataError);
+}
+
+TEST(Loader, FailsAtOnceWhereNothingIsAPicture) {
+  std::set<int64_t> all;
+  for (int64_t i = 0; i < 40; ++i) all.insert(i);
+  const Dataset dataset = memory_dataset(40, all);
+  Loader batches(dataset, config_with(1, 1.0), options_with(4));
+  EXPECT_THROW(batches.next(), DataError);
+  Loader singles(dataset, config_with(1, 1.0), options_with(1));
+  EXPECT_THROW(singles.next(), DataError);
+}
+
+TEST(Loader, PicturesThatAreTooSmallCountAsBad) {
+  const Dataset dataset = memory_dataset(30);
+  LoaderOptions options = options_with(5);
+  options.image_size = 24;
+  Loader loader(dataset, config_with(), options);
+  try {
+    loader.next();
+    FAIL() << "accepted";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("shorter side"));
+  }
+}
+
+TEST(Loader, OtherErrorsSurfaceAtTheirBatch) {
+  auto source = std::make_unique<MemorySource>(30);
+  source->throwing = 12;
+  const Dataset dataset = dataset_of(std::move(source));
+  LoaderOptions options = options_with(5);
+  options.shuffle = false;
+  Loader loader(dataset, config_with(4), options);
+  EXPECT_EQ(loader.next().indices.front(), 0);
+  EXPECT_EQ(loader.next().indices.front(), 5);
+  EXPECT_THROW(loader.next(), FileError);
+  EXPECT_THROW(loader.next(), FileError);
+}
+
+TEST(Loader, PreparesNoMoreThanAskedAndStopsCleanly) {
+  auto source = std::make_unique<MemorySource>(1000);
+  const MemorySource& reads = *source;
+  const Dataset dataset = dataset_of(std::move(source));
+  DataConfig config = config_with(3);
+  config.prefetch_batches = 2;
+  {
+    Loader loader(dataset, config, options_with(5));
+    loader.next();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    EXPECT_LE(reads.num_reads, 15);
+    EXPECT_GE(loader.seconds_waited(), 0.0);
+  }  // with batches ready and room for none: the threads must end
+  Loader unused(dataset, config, options_with(5));
+}
+
+TEST(Loader, UsesEveryThreadForDifferentBatches) {
+  const Dataset dataset = memory_dataset(50);
+  std::mutex mutex;
+  std::set<std::thread::id> ids;
+  LoaderOptions options = options_with(5);
+  options.encode_caption = [&](std::string_view, int64_t) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const std::lock_guard lock(mutex);
+    ids.insert(std::this_thread::get_id());
+    return std::vector<int64_t>{1};
+  };
+  Loader loader(dataset, config_with(3), options);
+  for (int i = 0; i < 20; ++i) loader.next();
+  EXPECT_EQ(ids.size(), 3u);
+}
+
+TEST(LoadRange, GivesSourceOrderWithoutAugmentation) {
+  const Dataset dataset = memory_dataset(12, {4});
+  const Batch batch = load_range(dataset, config_with(), 20, 2, 5);
+  EXPECT_THAT(batch.indices, ElementsAre(2, 3, 5, 6));
+  EXPECT_THAT(batch.captions, ElementsAre("caption 2", "caption 3", "caption 5", "caption 6"));
+  for (int64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(batch.images[i][0][5][5].item<int64_t>(), batch.indices[static_cast<size_t>(i)]);
+    EXPECT_TRUE(batch.images[i].select(2, 0).eq(255).all().item<bool>());  // not flipped
+  }
+  EXPECT_FALSE(batch.caption_ids.defined());
+  EXPECT_EQ(load_range(dataset, config_with(), 20, 10, 100).keys.size(), 2u);
+  EXPECT_THROW(load_range(dataset, config_with(), 20, 4, 1), DataError);
+  EXPECT_THROW(load_range(dataset, config_with(), 20, 12, 5), DataError);
+}
+
+TEST(Dataset, JoinsItsSources) {
+  std::vector<std::unique_ptr<Source>> sources;
+  sources.push_back(std::make_unique<MemorySource>(3));
+  sources.push_back(std::make_unique<MemorySource>(2));
+  const Dataset dataset(std::move(sources));
+  EXPECT_EQ(dataset.size(), 5);
+  EXPECT_EQ(dataset.read(2).key, "key2");
+  EXPECT_EQ(dataset.read(3).key, "key0");
+  EXPECT_EQ(dataset.captions(4)[0], "caption 1");
+  EXPECT_EQ(dataset.all_captions().size(), 15u);
+  EXPECT_THROW(dataset.read(5), c10::ValueError);
+  EXPECT_THROW(Dataset(std::vector<SourceConfig>{}), ConfigError);
+  EXPECT_THROW(Dataset(std::vector<SourceConfig>{{.path = "/nonexistent.tar"}}), ConfigError);
+}
+
+TEST(DataConfig, LoadsChecksAndParsesColours) {
+  const auto config = config::load_config<DataConfig>(config::parse_yaml(
+      "sources: [{path: a.tar}, {path: b.tar, max_samples: 5}]\naugmentation: stage2\nbackground: '#102030'\n",
+      "test.yaml"));
+  EXPECT_EQ(config.sources[1].max_samples, 5);
+  EXPECT_EQ(config.augmentation, Augmentation::kStage2);
+  const Background color = parse_background(config.background);
+  EXPECT_THAT((std::vector<int>{color.red, color.green, color.blue}), ElementsAre(16, 32, 48));
+  for (const char* yaml :
+       {"sources: []", "sources: [{path: a}]\nbackground: pink", "sources: [{path: a}]\nbackground: '#12345g'",
+        "sources: [{path: a}]\nloader_threads: 0", "sources: [{path: a}]\naugmentation: stage3"}) {
+    EXPECT_THROW(config::load_config<DataConfig>(config::parse_yaml(yaml, "test.yaml")), ConfigError) << yaml;
+  }
+}
+
+TEST(Loader, TrainsOnTheShippedPictures) {
+  const auto emoji = std::filesystem::path(DALLE_SOURCE_DIR) / "data" / "emoji" / "val.tar";
+  const Dataset dataset(std::vector<SourceConfig>{{.path = emoji}});
+  LoaderOptions options{.batch_size = 65, .image_size = 32, .seed = 1};
+  Loader loader(dataset, config_with(2, 0.0), options);
+  std::set<std::string> keys;
+  for (int i = 0; i < 2; ++i) {
+    for (auto& key : loader.next().keys) keys.insert(key);
+  }
+  EXPECT_EQ(keys.size(), 130u);
+  EXPECT_EQ(loader.bad_samples(), 0);
+}
+
+}  // namespace
+}  // namespace dalle::data
