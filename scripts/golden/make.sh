@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates the values of layers and models in tests/golden/ in a scratch venv. See README.md.
+# Regenerates what PyTorch and the dall-e package give for tests/golden/, in a scratch venv. See README.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 venv="${GOLDEN_VENV:-$(mktemp -d)/venv}"
@@ -9,6 +9,6 @@ if [[ ! -x "$venv/bin/python" ]]; then
   "$venv/bin/pip" install --quiet --no-deps dall-e==0.1  # its other requirements serve downloads and tests
 fi
 export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
-for script in dvae transformer prior clip names; do
+for script in dvae transformer prior clip names adamw safetensors_file; do
   "$venv/bin/python" "$script.py"
 done

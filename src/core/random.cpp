@@ -120,14 +120,15 @@ double RandomStream::uniform() { return to_unit(next()); }
 
 int64_t RandomStream::integer(int64_t low_bound, int64_t high_bound) {
   TORCH_INTERNAL_ASSERT(low_bound <= high_bound);
-  const uint64_t range = static_cast<uint64_t>(high_bound - low_bound) + 1;
+  // Unsigned throughout: the distance of two int64_t may not fit one.
+  const uint64_t range = static_cast<uint64_t>(high_bound) - static_cast<uint64_t>(low_bound) + 1;
   if (range == 0) return static_cast<int64_t>((uint64_t{next()} << 32) | next());
   const uint64_t limit = UINT64_MAX - UINT64_MAX % range;  // draws from here on would favour small values
   uint64_t draw = 0;
   do {
     draw = (uint64_t{next()} << 32) | next();
   } while (draw >= limit);
-  return low_bound + static_cast<int64_t>(draw % range);
+  return static_cast<int64_t>(static_cast<uint64_t>(low_bound) + draw % range);
 }
 
 std::vector<int64_t> permutation(RandomKey key, int64_t size) {

@@ -151,8 +151,8 @@ class TarSource : public Source {
     }
   }
 
-  /// Turns a complete key into a sample, or counts what is wrong with it. Captions come from .txt where there is one: the
-  /// .json beside it is often metadata.
+  /// Turns a complete key into a sample, or counts what is wrong with it. Captions come from .txt where there is one:
+  /// the .json beside it is often metadata.
   void take(size_t shard, Pending&& item) {
     if (item.cut_short) return;
     auto& chosen = item.lines ? item.lines : item.json;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 
 namespace dalle::generation {
 namespace {
@@ -10,7 +11,7 @@ namespace {
 // Depthwise convolution of [B, C, H, W] with a normalised Gaussian window, valid positions only.
 Tensor blur(const Tensor& x, const Tensor& window_1d) {
   const int64_t channels = x.size(1), size = window_1d.size(0);
-  const at::IntArrayRef one{1}, none{0};
+  const std::array<int64_t, 1> one{1}, none{0};
   const Tensor down = window_1d.view({1, 1, size, 1}).expand({channels, 1, size, 1});
   const Tensor across = window_1d.view({1, 1, 1, size}).expand({channels, 1, 1, size});
   return at::conv2d(at::conv2d(x, down, {}, one, none, one, channels), across, {}, one, none, one, channels);

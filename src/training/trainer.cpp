@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "dalle/core/error.h"
@@ -29,7 +30,12 @@ std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, 
     }
   }
   if (!setup.trainer.freeze.empty()) module.set_requires_grad(false, setup.trainer.freeze);
-  return module.named_parameters();
+  auto parameters = module.named_parameters();
+  const auto is_trained = [](const auto& entry) { return entry.parameter->tensor.requires_grad(); };
+  if (std::none_of(parameters.begin(), parameters.end(), is_trained)) {
+    throw ConfigError(Problem{"trainer.freeze", "a parameter that is left to train", "all of them frozen", ""});
+  }
+  return parameters;
 }
 
 }  // namespace
@@ -55,7 +61,9 @@ void Trainer::start() {
   }
   tensorboard_ = std::make_unique<TensorBoardWriter>(run_->tensorboard(), setup_.resume ? step_ : -1);
   metrics_ = std::make_unique<MetricsWriter>(run_->metrics_file(), tensorboard_.get());
-  loader_ = task_.make_loader(setup_.trainer.micro_size(), step_ * setup_.trainer.batch_size);
+  // The one batch of an overfitting run is the first, also after a resume.
+  const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
+  loader_ = task_.make_loader(setup_.trainer.micro_size(), position);
   status_ = std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
 }
 

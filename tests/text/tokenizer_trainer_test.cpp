@@ -88,6 +88,12 @@ TEST(TokenizerTrainer, SurvivesAwkwardCharacters) {
   EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), normalize_caption(text));
 }
 
+TEST(TokenizerTrainer, UsesTheMostFrequentWordsWhereTold) {
+  const auto tokenizer = Tokenizer::from_bytes(train_tokenizer({"cat cat dog"}, {.vocab_size = 400, .max_words = 1}));
+  EXPECT_EQ(tokenizer.encode("cat").size(), 1u);
+  EXPECT_EQ(tokenizer.encode("dog").size(), 3u);
+}
+
 TEST(TokenizerTrainer, RefusesWhatCannotBeTrained) {
   EXPECT_THROW(train_tokenizer({}, {}), DataError);
   EXPECT_THROW(train_tokenizer({"1 2 3", "a b"}, {}), DataError);

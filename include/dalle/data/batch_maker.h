@@ -1,5 +1,5 @@
-// Makes one batch from global positions. Stateless apart from the order's cache, so that threads can share it; the loader
-// adds threads, order of delivery and the judgement on bad pictures.
+// Makes one batch from global positions. Stateless apart from the order's cache, so that threads can share it; the
+// loader adds threads, order of delivery and the judgement on bad pictures.
 #pragma once
 
 #include <cstdint>

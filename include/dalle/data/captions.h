@@ -12,7 +12,8 @@ struct ParsedCaptions {
   std::string problem;                // why the file cannot be used; "" where it can
 };
 
-/// One caption per line; empty lines are dropped, a byte-order mark is skipped. Problem: not UTF-8, with the byte offset.
+/// One caption per line; empty lines are dropped, a byte-order mark is skipped. Problem: not UTF-8, with the byte
+/// offset.
 ParsedCaptions parse_caption_lines(std::string_view text);
 
 /// `captions` (a list of strings) or `caption` (a string) of a JSON object; an object with neither gives no caption.

@@ -1,4 +1,5 @@
-// EXIF orientation of a picture file, read without a picture library: OpenCV applies it only in the mode that drops alpha.
+// EXIF orientation of a picture file, read without a picture library: OpenCV applies it only in the mode that drops
+// alpha.
 #pragma once
 
 #include <string_view>

@@ -1,6 +1,6 @@
-// Batches of pictures and captions, prepared ahead by threads.
-// Everything random about an item is a function of (seed, purpose, global position), and batches come in order, so what a
-// training run sees depends neither on the number of threads nor on where it was stopped and resumed.
+// Batches of pictures and captions, prepared ahead by threads. Everything random about an item is a function of (seed,
+// purpose, global position), and batches come in order, so what a training run sees depends neither on the number of
+// threads nor on where it was stopped and resumed.
 //
 // Shapes: B pictures of this rank's share, S picture size, n caption slots.
 #pragma once
@@ -41,9 +41,9 @@ struct LoaderOptions {
   EncodeCaption encode_caption;  // may be empty
 };
 
-/// A picture that cannot be read, decoded or is too small is counted, named (the first 20) and replaced by the next good
-/// sample of the data set. next() throws DataError once more than max_bad_share of the samples looked at were bad (judged
-/// from the 20th on), where all pictures of a batch of two or more are bad, and after 20 bad samples in a row.
+/// A picture that cannot be decoded or is too small is counted, named (the first 20) and replaced by the next good
+/// sample of the data set. next() throws DataError once more than max_bad_share of the samples looked at were bad
+/// (judged from the 20th on), where all pictures of a batch of two or more are bad, and after 20 bad samples in a row.
 class Loader {
  public:
   /// `dataset` must outlive the loader. Throws ConfigError where the options do not fit together.
@@ -65,8 +65,8 @@ class Loader {
 };
 
 /// Samples first .. first + count - 1 in the order of the data set, for evaluation: augmentation none, no flip, first
-/// caption. Unusable pictures are left out with a warning; throws DataError where they exceed max_bad_share (and 20 were
-/// looked at) or nothing is left.
+/// caption. Unusable pictures are left out with a warning; throws DataError where they exceed max_bad_share (and 20
+/// were looked at) or nothing is left.
 Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image_size, int64_t first, int64_t count,
                  const EncodeCaption& encode_caption = {});
 

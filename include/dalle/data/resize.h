@@ -12,7 +12,8 @@ namespace dalle::data {
 enum class ResizeFilter { kArea, kBicubic, kLanczos };
 
 /// uint8 [height, width, 3] of a uint8 [H, W, 3]. area: mean over the pixel's footprint. bicubic (a = -0.5) and lanczos
-/// (3 lobes): as Pillow computes them, equal to it within one level (columns first, 8 bits between, as up to Pillow 12).
+/// (3 lobes): as Pillow computes them, equal to it within one level (columns first, 8 bits between, as up to Pillow
+/// 12).
 Tensor resize(const Tensor& image_HW3, int64_t height, int64_t width, ResizeFilter filter);
 
 /// TensorFlow's resize with method AREA and align_corners=True, as in the paper's Listings 1 and 2: output pixel i

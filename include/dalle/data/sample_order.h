@@ -1,5 +1,5 @@
-// The order in which samples are seen. An epoch is cut into V virtual streams; ranks and loader threads share them out, so
-// the global sequence depends on neither, and a position in it is all that resuming needs.
+// The order in which samples are seen. An epoch is cut into V virtual streams; ranks and loader threads share them out,
+// so the global sequence depends on neither, and a position in it is all that resuming needs.
 #pragma once
 
 #include <array>
@@ -10,8 +10,8 @@
 
 namespace dalle::data {
 
-/// Sample i belongs to stream i % V. Position g of an epoch is element g / V of stream g % V, and each stream's order in an
-/// epoch is a permutation keyed by (seed, epoch, stream). Thread-safe.
+/// Sample i belongs to stream i % V. Position g of an epoch is element g / V of stream g % V, and each stream's order
+/// in an epoch is a permutation keyed by (seed, epoch, stream). Thread-safe.
 class SampleOrder {
  public:
   /// `size`: samples in the data set (>= 1). Without `shuffle` the order is that of the source.

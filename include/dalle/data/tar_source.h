@@ -1,5 +1,5 @@
-// WebDataset tar shards, read through libarchive (docs/data_formats.md). Opening walks every shard once: captions are kept,
-// pictures of uncompressed shards are found by offset and read when asked for; compressed shards stay in memory.
+// WebDataset tar shards, read through libarchive (docs/data_formats.md). Opening walks every shard once: captions are
+// kept, pictures of uncompressed shards are found by offset and read when asked for; compressed shards stay in memory.
 #pragma once
 
 #include <filesystem>

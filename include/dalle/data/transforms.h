@@ -2,9 +2,9 @@
 // (Listing 2), and the plain form for evaluation and sampling.
 //
 // The listings' constants scale with the picture size S (S = 256 gives 288 and 384). s is the shorter side, which must
-// reach S. h, w: height and width; all ranges of integers include both ends unless said otherwise.
+// reach S. h: height, for the offsets in the other axis the width. All ranges of integers include both ends.
 //   stage1: crop s x s anywhere; resize to t x t, t in [min(s, 9/8 S), min(s, 3/2 S)]; crop S x S anywhere.
-//   stage2: crop s x s near the centre, offsets in [floor(3(h-s)/8), max(floor(3(h-s)/8)+1, floor(5(h-s)/8))) (half-open);
+//   stage2: crop s x s near the centre, offsets from a = floor(3(h-s)/8) to max(a + 1, floor(5(h-s)/8)) - 1;
 //           resize to t x t, t in [S, min(s, 9/8 S)]; crop S x S anywhere.
 //   none:   shorter side to S with the configured filter, the longer in proportion; crop S x S in the centre.
 // Stages resize with TensorFlow's AREA and align_corners, whatever the configured filter. Flipping is a key of its own:
@@ -42,8 +42,8 @@ struct AugmentationDraw {
   bool flip = false;
 };
 
-/// Draws in this order: square_top, square_left, t, crop_top, crop_left, flip (none: flip alone); a draw is made even where
-/// it has one outcome, and the flip even where it is off. Throws DataError where s < S.
+/// Draws in this order: square_top, square_left, t, crop_top, crop_left, flip (none: flip alone, even where flipping is
+/// off). Throws DataError where s < S.
 AugmentationDraw draw_augmentation(const TransformOptions& options, int64_t height, int64_t width, RandomKey key);
 
 /// uint8 [3, S, S] of a uint8 [H, W, 3] picture of the size that `draw` was made for.

@@ -1,6 +1,6 @@
-// Captions before BPE: normalisation, and the split that decides what may merge (paper 2.2; author in openai/DALL-E #22:
-// lower-case, only letter runs merge, digits, punctuation and white space never do).
-// The paper's captions are English, so its runs are a-z; ours are letters of any script with their combining marks.
+// Captions before BPE: normalisation, and the split that decides what may merge (paper 2.2; author in openai/DALL-E
+// #22: lower-case, only letter runs merge, digits, punctuation and white space never do). The paper's captions are
+// English, so its runs are a-z; ours are letters of any script with their combining marks.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 // Trains the tokenizer from captions with SentencePiece's BPE trainer (paper 2.2; author in openai/DALL-E #22).
-// SentencePiece sees the letter runs alone, counted, as its sentences: its own splitting has no option that keeps digits
-// and white space from merging. All other characters enter as single pieces.
+// SentencePiece sees the letter runs alone, counted, as its sentences: its own splitting has no option that keeps
+// digits and white space from merging. All other characters enter as single pieces.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// The bytes of TensorBoard's Event messages (event.proto). Compiled without LibTorch's include path, which carries the
-// headers of another protobuf.
+// The bytes of TensorBoard's Event messages (its event.proto and summary.proto).
 #pragma once
 
 #include <cstdint>

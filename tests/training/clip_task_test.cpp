@@ -1,0 +1,139 @@
+#include "dalle/training/clip_task.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "training/tiny_runs.h"
+
+namespace dalle::training {
+namespace {
+
+using ::testing::HasSubstr;
+
+void start(TrainingTask& task) {
+  task.module().materialize(at::kCPU);
+  task.module().initialize(4);
+}
+
+PreparedBatch first_batch(TrainingTask& task, int64_t size) {
+  return task.prepare(task.make_loader(size, 0)->next(), {.seed = 3});
+}
+
+TEST(ClipTask, TheLossIsTheMeanOfBothDirections) {
+  ClipTask task(tiny_clip(), at::kCPU);
+  start(task);
+  const auto batch = first_batch(task, 4);
+  const auto output = task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()});
+  const auto& model = dynamic_cast<const models::Clip&>(task.module());
+  const Tensor image = model.encode_image(batch.pixels), text = model.encode_text(batch.batch.caption_ids);
+  const Tensor logits = (at::matmul(image, text.t()) * model.scale()).to(at::kDouble);
+  double expected = 0;
+  for (int64_t i = 0; i < 4; ++i) {
+    expected -= logits.log_softmax(1)[i][i].item<double>() / 8 + logits.log_softmax(0)[i][i].item<double>() / 8;
+  }
+  EXPECT_NEAR(output.loss.item<double>(), expected, 1e-5 * expected);
+  EXPECT_NEAR(output.metrics.at(0).second.item<double>(), 1 / 0.07, 1e-3);
+}
+
+TEST(ClipTask, TheVocabularyIsTheTokenizersAndTwoMore) {
+  auto config = tiny_clip();
+  const int64_t pieces = text::Tokenizer::load(config.tokenizer).vocab_size();
+  ClipTask task(config, at::kCPU);
+  EXPECT_THAT(task.model_config_yaml(), HasSubstr(str("text_vocab_size: ", pieces + 2)));
+  config.model.text_vocab_size = pieces + 2;
+  EXPECT_NO_THROW(ClipTask(config, at::kCPU));
+  config.model.text_vocab_size = pieces;
+  const std::string message = message_of<ConfigError>([&] { ClipTask(config, at::kCPU); });
+  EXPECT_THAT(message, HasSubstr(str("expected ", pieces + 2)));
+}
+
+TEST(ClipTask, TheDvaeMustHaveItsPictureSize) {
+  auto config = tiny_clip();
+  config.model.image_size = 32;
+  EXPECT_THAT(message_of<ConfigError>([&] { ClipTask(config, at::kCPU); }), HasSubstr("model.image_size: expected 16"));
+}
+
+/// Pixels of one batch of 8 with these settings.
+Tensor pixels_with(double share, int64_t shift) {
+  auto config = tiny_clip();
+  config.reconstructed_share = share;
+  config.shift_pixels = shift;
+  ClipTask task(config, at::kCPU);
+  start(task);
+  return first_batch(task, 8).pixels;
+}
+
+TEST(ClipTask, AShareOfThePicturesComesThroughTheDvae) {
+  const auto dvae = models::load_dvae(parts().dvae, {});
+  const Tensor plain = pixels_with(0, 0), all = pixels_with(1, 0), some = pixels_with(0.5, 0);
+  EXPECT_TRUE(testing::close_to(all, dvae.model->decode(dvae.model->encode(plain)), 1e-5));
+  std::set<bool> seen;
+  for (int64_t i = 0; i < 8; ++i) {
+    const bool through = some[i].equal(all[i]);
+    EXPECT_TRUE(through || some[i].equal(plain[i])) << i;
+    seen.insert(through);
+  }
+  EXPECT_EQ(seen.size(), 2U) << "at a half, some are and some are not";
+}
+
+TEST(ClipTask, PicturesAreShiftedByWholePixelsWithTheirEdgesRepeated) {
+  const Tensor plain = pixels_with(0, 0), moved = pixels_with(0, 2);
+  std::set<std::pair<int64_t, int64_t>> offsets;
+  for (int64_t i = 0; i < 8; ++i) {
+    const Tensor wide = at::replication_pad2d(plain[i].unsqueeze(0), {2, 2, 2, 2})[0];
+    int64_t matches = 0;
+    for (int64_t top = 0; top <= 4; ++top) {
+      for (int64_t left = 0; left <= 4; ++left) {
+        if (!moved[i].equal(wide.slice(1, top, top + 16).slice(2, left, left + 16))) continue;
+        ++matches;
+        offsets.insert({top, left});
+      }
+    }
+    EXPECT_GE(matches, 1) << i;
+  }
+  EXPECT_GE(offsets.size(), 4U) << "each picture has its own offset";
+}
+
+TEST(ClipTask, PicturesDependOnTheirPositionAlone) {
+  ClipTask task(tiny_clip(), at::kCPU);
+  start(task);
+  const auto whole = first_batch(task, 8);
+  const auto later = task.prepare(task.make_loader(4, 4)->next(), {.step = 9, .seed = 3});
+  EXPECT_TRUE(testing::bitwise_equal(later.batch.caption_ids, whole.batch.caption_ids.slice(0, 4, 8)));
+  EXPECT_TRUE(testing::close_to(later.pixels, whole.pixels.slice(0, 4, 8), 1e-5));
+}
+
+TEST(ClipTask, ReportsRetrievalOnBothSides) {
+  ClipTask task(tiny_clip(), at::kCPU);
+  start(task);
+  const Metrics metrics = task.evaluate(0);
+  std::map<std::string, double> values(metrics.begin(), metrics.end());
+  EXPECT_EQ(values.at("train_pairs"), 32);
+  EXPECT_EQ(values.at("validation_pairs"), 8);
+  for (const char* prefix : {"train", "validation"}) {
+    for (const char* way : {"_image_to_text_r", "_text_to_image_r"}) {
+      const double r1 = values.at(str(prefix, way, 1)), r5 = values.at(str(prefix, way, 5));
+      EXPECT_LE(r1, r5);
+      EXPECT_LE(r5, 1);
+    }
+  }
+}
+
+TEST(ClipTask, RefusesSettingsThatMeanNothing) {
+  auto config = tiny_clip();
+  config.trainer.micro_batch_size = 2;
+  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("clip.yaml"); }), HasSubstr("compares a whole batch"));
+  config.trainer.micro_batch_size = 0;
+  config.dvae.clear();
+  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("clip.yaml"); }), HasSubstr("a dvae for reconstructed_share"));
+  config.reconstructed_share = 0;
+  EXPECT_NO_THROW(config.validate("clip.yaml"));
+  EXPECT_FALSE(ClipTask(config, at::kCPU).identities().contains("dvae"));
+}
+
+}  // namespace
+}  // namespace dalle::training

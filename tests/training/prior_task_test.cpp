@@ -1,0 +1,160 @@
+#include "dalle/training/prior_task.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "training/tiny_runs.h"
+
+namespace dalle::training {
+namespace {
+
+using ::testing::HasSubstr;
+
+void start(TrainingTask& task) {
+  task.module().materialize(at::kCPU);
+  task.module().initialize(4);
+}
+
+PreparedBatch first_batch(TrainingTask& task, int64_t size) { return task.prepare(task.make_loader(size, 0)->next(), {}); }
+
+TEST(PriorTask, TheDvaeIsFrozen) {
+  const testing::TempDirectory scratch("prior-frozen");
+  const auto config = tiny_prior(4);
+  PriorTask task(config, at::kCPU);
+  ASSERT_TRUE(train_task(task, config, scratch / "run"));
+  const auto before = models::load_dvae(config.dvae, {});
+  expect_same_tensors(models::named_tensors(task.dvae()), models::named_tensors(*before.model));
+  for (const auto& [name, parameter] : task.dvae().named_parameters()) {
+    EXPECT_FALSE(parameter->tensor.requires_grad()) << name;
+    EXPECT_FALSE(parameter->tensor.grad().defined()) << name;
+  }
+  const auto checkpoint = latest(scratch / "run");
+  EXPECT_EQ(checkpoint.identities.at("dvae"), before.identity);
+  EXPECT_EQ(checkpoint.identities.at("tokenizer"), text::Tokenizer::load(config.tokenizer).identity());
+  EXPECT_EQ(checkpoint.tokenizer, read_file(config.tokenizer)) << "a sampler needs nothing but the checkpoint";
+}
+
+TEST(PriorTask, SeesTheTokensOfTheAveragedDvae) {
+  const testing::TempDirectory scratch("prior-ema-dvae");
+  auto dvae = tiny_dvae(6);
+  dvae.learning_rate = {.start = 1e-2};
+  ASSERT_TRUE(train(dvae, scratch / "dvae"));
+  auto config = tiny_prior();
+  config.dvae = scratch / "dvae";
+  PriorTask task(config, at::kCPU);
+  EXPECT_EQ(task.identities().at("dvae"), latest(scratch / "dvae").identities.at("ema"));
+  const auto batch = first_batch(task, 8);
+  const auto averaged = models::load_dvae(config.dvae, {}), raw = models::load_dvae(config.dvae, {.use_ema = false});
+  EXPECT_TRUE(batch.tokens_BI.equal(averaged.model->encode(batch.pixels).flatten(1)));
+  EXPECT_FALSE(batch.tokens_BI.equal(raw.model->encode(batch.pixels).flatten(1)));
+}
+
+TEST(PriorTask, TheLossIsAnEighthTextAndTheRestImage) {
+  auto config = tiny_prior();
+  PriorTask task(config, at::kCPU);
+  start(task);
+  const auto batch = first_batch(task, 4);
+  const auto output = task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()});
+  // Number by number: mean over all targets of the batch.
+  const auto& model = dynamic_cast<const models::Prior&>(task.module());
+  const auto logits = model.forward(batch.batch.caption_ids, batch.tokens_BI);
+  const Tensor text = logits.text_logits_BTV.to(at::kDouble).log_softmax(2), image = logits.image_logits_BIV.to(at::kDouble).log_softmax(2);
+  double text_sum = 0, image_sum = 0, num_text = 0;
+  for (int64_t b = 0; b < 4; ++b) {
+    for (int64_t t = 0; t < batch.batch.caption_ids.size(1); ++t) {
+      const int64_t id = batch.batch.caption_ids[b][t].item<int64_t>();
+      if (id < 0) continue;
+      num_text += 1;
+      text_sum -= text[b][t][id].item<double>();
+    }
+    for (int64_t i = 0; i < 16; ++i) image_sum -= image[b][i][batch.tokens_BI[b][i].item<int64_t>()].item<double>();
+  }
+  EXPECT_EQ(task.counts(batch), (std::vector<double>{num_text, 64}));
+  EXPECT_LT(num_text, 4 * 9) << "some captions are shorter than the context";
+  EXPECT_EQ(output.metrics[0].first, "image_loss");
+  EXPECT_NEAR(output.metrics[0].second.item<double>(), image_sum / 64, 1e-5);
+  EXPECT_EQ(output.metrics[1].first, "text_loss");
+  EXPECT_NEAR(output.metrics[1].second.item<double>(), text_sum / num_text, 1e-5);
+  EXPECT_NEAR(output.loss.item<double>(), text_sum / num_text / 8 + image_sum / 64 * 7 / 8, 1e-5);
+}
+
+TEST(PriorTask, SizesComeFromTheDvaeAndTheTokenizer) {
+  auto config = tiny_prior();
+  const int64_t pieces = text::Tokenizer::load(config.tokenizer).vocab_size();
+  const auto made = config::load_config<models::PriorConfig>(config::parse_yaml(PriorTask(config, at::kCPU).model_config_yaml(), "model"));
+  EXPECT_EQ(made.grid_size, 4);
+  EXPECT_EQ(made.image_vocab_size, 16);
+  EXPECT_EQ(made.text_vocab_size, pieces);
+  config.model.grid_size = 8;
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("model.grid_size: expected 4, as the dVAE has"));
+  config.model.grid_size = 4;
+  config.model.image_vocab_size = 8192;
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("model.image_vocab_size: expected 16"));
+  config.model.image_vocab_size = 0;
+  config.model.text_vocab_size = 16384;
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("as the tokenizer has"));
+}
+
+TEST(PriorTask, NeedsADvaeAndATokenizer) {
+  auto config = tiny_prior();
+  config.dvae = parts().scratch / "nowhere";
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("nowhere"));
+  config = tiny_prior();
+  config.tokenizer = parts().scratch.path() / "dvae";
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("train-tokenizer"));
+}
+
+TEST(PriorTask, CaptionsThatAreCutAreReported) {
+  auto config = tiny_prior();
+  config.model.text_context = 3;
+  PriorTask task(config, at::kCPU);
+  EXPECT_EQ(task.closing_note(), "");
+  EXPECT_EQ(first_batch(task, 8).batch.caption_ids.size(1), 2);
+  EXPECT_THAT(task.closing_note(), HasSubstr("captions were longer than 2 tokens and cut"));
+}
+
+TEST(PriorTask, BpeDropoutIsForTrainingOnly) {
+  auto config = tiny_prior();
+  config.bpe_dropout = 0.9;
+  config.data.caption = data::CaptionChoice::kFirst;
+  PriorTask dropped(config, at::kCPU);
+  config.bpe_dropout = 0;
+  PriorTask plain(config, at::kCPU);
+  EXPECT_FALSE(first_batch(dropped, 4).batch.caption_ids.equal(first_batch(plain, 4).batch.caption_ids));
+  start(dropped);
+  start(plain);
+  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
+}
+
+TEST(PriorTask, ValidationDoesNotDependOnItsBatches) {
+  auto config = tiny_prior();
+  std::vector<Metrics> results;
+  for (const int64_t batch_size : {8, 3}) {
+    config.validation.batch_size = batch_size;
+    PriorTask task(config, at::kCPU);
+    start(task);
+    results.push_back(task.evaluate(0));
+  }
+  ASSERT_EQ(results[0].size(), 4U);
+  for (size_t i = 0; i < results[0].size(); ++i) {
+    EXPECT_NEAR(results[1][i].second, results[0][i].second, 1e-5) << results[0][i].first;
+  }
+  EXPECT_NEAR(results[0][0].second, std::log(16), 0.5) << "an untrained prior knows nothing of 16 codes";
+}
+
+TEST(PriorTask, ShowsWhatItSeesAndDraws) {
+  PriorTask task(tiny_prior(), at::kCPU);
+  start(task);
+  const auto batch = first_batch(task, 4);
+  for (const auto& sheet : {task.input_sheet(batch), task.preview(7).at(0)}) {
+    EXPECT_FALSE(sheet.name.empty());
+    ASSERT_EQ(sheet.picture.dim(), 3);
+    EXPECT_EQ(sheet.picture.size(2), 3);
+    EXPECT_GT(sheet.picture.to(at::kFloat).std().item<double>(), 5) << "not blank";
+  }
+}
+
+}  // namespace
+}  // namespace dalle::training
