@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/demo.sh: set-up, build, then the whole system on the shipped pictures: tokenizer, dVAE, CLIP, prior, and reranked
-# samples for captions of the training set. Everything is written under demo/. A stage that has finished is not run again,
+# samples for captions of the training set; it ends with its figures, each beside its bar (exit code 1 where one is missed). Everything is written under demo/. A stage that has finished is not run again,
 # one that was interrupted goes on where it saved; remove its folder under demo/ to run it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,12 +34,23 @@ stage dvae train-dvae "$configs/dvae.yaml"
 stage clip train-clip "$configs/clip.yaml"
 stage prior train-prior "$configs/prior.yaml"
 
-if [[ -e $out/samples.done ]]; then
-  echo "demo: the samples have been drawn before, in $out/samples"
-else
-  rm -rf "$out/samples"
+# draw NAME CAPTIONS: reranked samples for a file of captions, in demo/NAME.
+draw() {
+  local name=$1 captions=$2
+  if [[ -e $out/$name.done ]]; then
+    echo "demo: $name has been drawn before, in $out/$name"
+    return
+  fi
+  rm -rf "${out:?}/$name"
   "$bin/sample-and-rerank" --prior "$out/prior" --dvae "$out/dvae" --clip "$out/clip" \
-    --captions "$configs/captions.txt" --candidates 16 --keep 4 --out "$out/samples"
-  touch "$out/samples.done"
-fi
-echo "demo: open $out/samples/index.html"
+    --captions "$captions" --candidates 16 --keep 16 --out "$out/$name"
+  touch "$out/$name.done"
+}
+
+draw samples "$configs/captions.txt"
+draw check "$configs/check_captions.txt"
+
+met=0
+"$bin/demo-report" --run "$out" --samples "$out/check" --data data/emoji/train.tar || met=$?
+echo "demo: finished in $SECONDS s; open $out/samples/index.html and $out/samples/contact-sheet.png"
+exit "$met"

@@ -55,7 +55,9 @@ std::vector<Step> parse_path(const std::string& path) {
       if (error != std::errc() || end != path.data() + close || index < 0) return {};
       steps.push_back({"", index});
       at = close + 1;
-      if (at < path.size() && path[at] == '.') ++at;
+      if (at == path.size() || path[at] == '[') continue;
+      if (path[at] != '.' || at + 1 == path.size()) return {};
+      ++at;
     } else {
       const size_t end = std::min(path.find_first_of(".[", at), path.size());
       if (end == at) return {};

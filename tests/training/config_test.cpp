@@ -1,0 +1,160 @@
+// Every shipped config loads, survives being written and read again, and builds its model without memory.
+#include "dalle/training/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+
+#include "dalle/core/str.h"
+#include "dalle/models/summary.h"
+
+namespace dalle::training {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+const fs::path kConfigs = fs::path(DALLE_SOURCE_DIR) / "configs";
+
+/// Loads, dumps, loads the dump and dumps again.
+template <class Config>
+Config round_trip(const fs::path& path) {
+  const auto config = config::load_config_file<Config>(path);
+  const auto dumped = config::dump(config);
+  const std::string text = config::emit_yaml(dumped);
+  const auto again = config::dump(config::load_config<Config>(config::parse_yaml(text, "dump of " + path.string())));
+  EXPECT_EQ(config::emit_yaml(again), text) << path;
+  for (const auto& difference : config::diff(dumped, again)) ADD_FAILURE() << path << ": " << difference.path;
+  return config;
+}
+
+void expect_on_meta(const layers::Module& model) {
+  for (const auto& [name, parameter] : model.named_parameters()) EXPECT_TRUE(parameter->tensor.is_meta()) << name;
+}
+
+int64_t parameters_of(const models::DvaeConfig& config) {
+  const models::Dvae model(config);
+  expect_on_meta(model);
+  EXPECT_EQ(models::summarize(model).num_parameters, model.num_parameters());
+  return model.num_parameters();
+}
+
+int64_t parameters_of(const models::ClipConfig& config) {
+  const models::Clip model(config);
+  expect_on_meta(model);
+  return model.num_parameters();
+}
+
+int64_t parameters_of(const models::PriorConfig& config) {
+  const models::Prior model(config);
+  expect_on_meta(model);
+  return model.num_parameters();
+}
+
+/// Parameters of each model of a folder's four configs. Sizes left to other runs come from the configs of those runs.
+struct Folder {
+  explicit Folder(const fs::path& path) {
+    tokenizer = round_trip<TokenizerTraining>(path / "tokenizer.yaml");
+    dvae = round_trip<DvaeTraining>(path / "dvae.yaml");
+    clip = round_trip<ClipTraining>(path / "clip.yaml");
+    prior = round_trip<PriorTraining>(path / "prior.yaml");
+    if (clip.model.text_vocab_size == 0) clip.model.text_vocab_size = tokenizer.tokenizer.vocab_size + 2;
+    if (prior.model.text_vocab_size == 0) prior.model.text_vocab_size = tokenizer.tokenizer.vocab_size;
+    if (prior.model.grid_size == 0) prior.model.grid_size = dvae.model.grid_size();
+    if (prior.model.image_vocab_size == 0) prior.model.image_vocab_size = dvae.model.vocab_size;
+  }
+  TokenizerTraining tokenizer;
+  DvaeTraining dvae;
+  ClipTraining clip;
+  PriorTraining prior;
+};
+
+TEST(Config, ThePapersModelsHaveThePapersSizes) {
+  const Folder paper(kConfigs / "paper");
+  EXPECT_EQ(parameters_of(paper.dvae.model), 97'616'006);
+  EXPECT_EQ(parameters_of(paper.prior.model), 12'292'840'960);
+  EXPECT_GT(parameters_of(paper.clip.model), 100'000'000);
+  EXPECT_EQ(paper.prior.model.grid_size, paper.dvae.model.grid_size());
+  EXPECT_EQ(paper.prior.model.image_vocab_size, paper.dvae.model.vocab_size);
+  EXPECT_EQ(paper.prior.model.text_vocab_size, paper.tokenizer.tokenizer.vocab_size);
+  EXPECT_EQ(paper.clip.model.text_vocab_size, paper.tokenizer.tokenizer.vocab_size + 2);
+}
+
+TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
+  const Folder demo(kConfigs / "demo");
+  for (const int64_t parameters : {parameters_of(demo.dvae.model), parameters_of(demo.clip.model), parameters_of(demo.prior.model)}) {
+    EXPECT_GT(parameters, 100'000);
+    EXPECT_LT(parameters, 20'000'000);
+  }
+  EXPECT_EQ(demo.clip.model.image_size, demo.dvae.model.image_size);
+  EXPECT_EQ(demo.clip.dvae, demo.prior.dvae);
+  EXPECT_EQ(demo.clip.tokenizer, demo.prior.tokenizer);
+  for (const auto& sources : {demo.tokenizer.data.sources, demo.dvae.data.sources, demo.clip.data.sources, demo.prior.data.sources,
+                              demo.dvae.validation.sources, demo.clip.validation.sources, demo.prior.validation.sources}) {
+    ASSERT_FALSE(sources.empty());
+    for (const auto& source : sources) EXPECT_TRUE(fs::exists(source.path)) << source.path;
+  }
+}
+
+// A config in a new folder or of a new kind is built by a test, or this one says so.
+TEST(Config, EveryShippedConfigIsTested) {
+  const std::set<std::string> kinds{"tokenizer.yaml", "dvae.yaml", "clip.yaml", "prior.yaml"}, folders{"demo", "paper"};
+  int64_t found = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(kConfigs)) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++found;
+    EXPECT_TRUE(kinds.contains(entry.path().filename().string()) && folders.contains(entry.path().parent_path().filename().string()))
+        << entry.path();
+  }
+  EXPECT_EQ(found, 8);
+}
+
+TEST(Config, EveryKeyIsDescribed) {
+  const auto expect_help = [](const std::vector<config::FieldDescription>& rows, size_t at_least) {
+    EXPECT_GT(rows.size(), at_least);
+    std::set<std::string> paths;
+    for (const auto& row : rows) {
+      EXPECT_TRUE(paths.insert(row.path).second) << row.path << " twice";
+      EXPECT_FALSE(row.type.empty()) << row.path;
+      EXPECT_GE(row.help.size(), 4U) << row.path;
+    }
+  };
+  expect_help(config::describe<DvaeTraining>(), 50);
+  expect_help(config::describe<ClipTraining>(), 50);
+  expect_help(config::describe<PriorTraining>(), 50);
+  expect_help(config::describe<TokenizerTraining>(), 5);
+}
+
+// What docs promise about --resume: intervals, lengths, schedules and threads may change, the model and the data may not.
+TEST(Config, OnlyWhatKeepsTheRunTheSameMayChange) {
+  const auto rows = config::describe<PriorTraining>();
+  for (const char* path : {"trainer.num_steps", "trainer.checkpoint_interval_steps", "learning_rate.start", "learning_rate.halve_at[0]",
+                           "data.loader_threads", "precision"}) {
+    EXPECT_TRUE(config::is_changeable(rows, path)) << path;
+  }
+  for (const char* path : {"trainer.seed", "trainer.batch_size", "trainer.freeze[0]", "model.dim", "data.sources[0].path", "dvae",
+                           "tokenizer", "text_loss_weight", "data.num_streams"}) {
+    EXPECT_FALSE(config::is_changeable(rows, path)) << path;
+  }
+}
+
+TEST(Config, KeysAreCheckedWhereTheyAreWritten) {
+  const auto load = [](const std::string& yaml) {
+    try {
+      config::load_config<DvaeTraining>(config::parse_yaml(yaml, "my.yaml"));
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_THAT(load("trainer:\n  num_step: 3\n"), HasSubstr("my.yaml:2: unknown key 'trainer.num_step'"));
+  EXPECT_THAT(load("trainer:\n  num_step: 3\n"), HasSubstr("did you mean 'num_steps'?"));
+  EXPECT_THAT(load("trainer:\n  batch_size: 0\n"), HasSubstr("my.yaml:2 (trainer.batch_size): expected a number >= 1, got '0'"));
+  EXPECT_THAT(load("relaxation:\n  kl_normalization: papr\n"), HasSubstr("one of: per_position, paper"));
+  EXPECT_THAT(load("trainer:\n  batch_size: 6\n  micro_batch_size: 4\n"), HasSubstr("divisible by micro_batch_size 4"));
+}
+
+}  // namespace
+}  // namespace dalle::training

@@ -1,0 +1,98 @@
+#include "dalle/training/run_stage.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "training/tiny_runs.h"
+
+namespace dalle::training {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+const fs::path kPaper = fs::path(DALLE_SOURCE_DIR) / "configs/paper";
+
+cli::Invocation call_for(const fs::path& root, bool resume = false) {
+  return {.command = "train-it", .config_name = "tiny", .run_dir = root, .resume = resume, .device = "cpu", .resolved_config = "a: 1\n"};
+}
+
+template <class Config>
+std::string checked(void (*check)(const Config&, const cli::Invocation&), const Config& config) {
+  set_console_level(LogLevel::kError);
+  ::testing::internal::CaptureStdout();
+  check(config, call_for(""));
+  return ::testing::internal::GetCapturedStdout();
+}
+
+TEST(RunStage, CheckReportsThePapersModelsWithoutTheirMemory) {
+  EXPECT_THAT(checked(check_dvae, config::load_config_file<DvaeTraining>(kPaper / "dvae.yaml")), HasSubstr("97,616,006"));
+  EXPECT_THAT(checked(check_prior, config::load_config_file<PriorTraining>(kPaper / "prior.yaml")), HasSubstr("12,292,840,960"));
+  EXPECT_THAT(checked(check_clip, config::load_config_file<ClipTraining>(kPaper / "clip.yaml")), HasSubstr("parameters: 1"));
+}
+
+TEST(RunStage, CheckFillsInTheSizesOfOtherRuns) {
+  PriorTask prior(tiny_prior(), at::kCPU);
+  EXPECT_THAT(checked(check_prior, tiny_prior()), HasSubstr(str("parameters: ", prior.module().num_parameters() / 1000, ",")));
+  ClipTask clip(tiny_clip(), at::kCPU);
+  EXPECT_THAT(checked(check_clip, tiny_clip()), HasSubstr(str("parameters: ", clip.module().num_parameters() / 1000, ",")));
+  auto lost = tiny_prior();
+  lost.dvae = "nowhere";
+  EXPECT_THROW(checked(check_prior, lost), ConfigError);
+  ::testing::internal::GetCapturedStdout();
+}
+
+TEST(RunStage, RunsAndResumes) {
+  const testing::TempDirectory scratch("stage");
+  set_console_level(LogLevel::kError);
+  auto config = tiny_dvae(2);
+  EXPECT_EQ((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run"))), cli::kDone);
+  EXPECT_EQ(read_file(scratch / "run/config.yaml"), "a: 1\n");
+  EXPECT_THAT(read_file(scratch / "run/log.txt"), AllOf(HasSubstr("train-it: done at step 2"), HasSubstr("device: ")));
+  config.trainer.num_steps = 3;
+  EXPECT_EQ((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run", /*resume=*/true))), cli::kDone);
+  EXPECT_EQ(latest(scratch / "run").step, 3);
+  EXPECT_THAT(read_file(scratch / "run/log.txt"), AllOf(HasSubstr("done at step 2"), HasSubstr("resuming at step 2")));
+  set_log_file("");
+}
+
+TEST(RunStage, ASignalGivesItsOwnExitCode) {
+  const testing::TempDirectory scratch("stage-signal");
+  const auto config = tiny_dvae(50);
+  DvaeTask task(config, at::kCPU);
+  WatchedTask watched(task);
+  watched.before_step = [](int64_t step) {
+    if (step == 1) std::raise(SIGINT);
+  };
+  EXPECT_EQ(run_task(watched, setup_of(config), call_for(scratch / "run")), cli::kStopped);
+  EXPECT_THAT(read_file(scratch / "run/log.txt"), HasSubstr("stopped by a signal at step 2"));
+  set_log_file("");
+}
+
+TEST(RunStage, AnExistingRunIsRefused) {
+  const testing::TempDirectory scratch("stage-existing");
+  write_file(scratch / "thesis.txt", "years of work");
+  const std::string message = message_of<ConfigError>([&] {
+    run_stage<DvaeTask, DvaeTraining>(tiny_dvae(1), call_for(scratch.path()));
+  });
+  EXPECT_THAT(message, HasSubstr("--resume"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
+}
+
+TEST(RunStage, NothingIsMadeWhereTheDataAreMissing) {
+  const testing::TempDirectory scratch("stage-data");
+  auto config = tiny_dvae(1);
+  config.data.sources[0].path = scratch / "nowhere.tar";
+  EXPECT_THROW((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run"))), ConfigError);
+  config.data.sources.clear();
+  EXPECT_THROW((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run"))), ConfigError);
+  write_file(scratch / "empty.tar", std::string(1024, '\0'));
+  config.data.sources = {{scratch / "empty.tar"}};
+  EXPECT_THROW((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run"))), DataError);
+  EXPECT_FALSE(fs::exists(scratch / "run"));
+}
+
+}  // namespace
+}  // namespace dalle::training
