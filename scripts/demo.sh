@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # scripts/demo.sh: set-up, build, then the whole system on the shipped pictures: tokenizer, dVAE, CLIP, prior, and reranked
-# samples for captions of the training set; it ends with its figures, each beside its bar (exit code 1 where one is missed). Everything is written under demo/. A stage that has finished is not run again,
-# one that was interrupted goes on where it saved; remove its folder under demo/ to run it anew.
+# samples for captions of the training set. It ends with its figures, each beside its bar; exit code 1 where one is missed.
+# Everything is written under demo/. A stage that has finished is not run again, one that was interrupted goes on where it
+# saved; remove its folder and its .done file under demo/ to run it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -5,6 +5,6 @@
 int main(int argc, char** argv) {
   using namespace dalle::training;
   return dalle::cli::run_flags_command<BenchOptions>(
-      "dalle-bench", "Time training steps and sampling; one JSON line per implementation, interleaved rounds.", "job", argc,
-      argv, run_bench);
+      "dalle-bench", "Time training steps and sampling; one JSON line per implementation, interleaved rounds.", "job",
+      argc, argv, run_bench);
 }

@@ -5,6 +5,6 @@
 int main(int argc, char** argv) {
   using namespace dalle::models;
   return dalle::cli::run_flags_command<InspectOptions>("inspect-checkpoint",
-                                                       "Show what is in a checkpoint and whether it is whole.", "checkpoint",
-                                                       argc, argv, run_inspect);
+                                                       "Show what is in a checkpoint and whether it is whole.",
+                                                       "checkpoint", argc, argv, run_inspect);
 }

@@ -49,7 +49,9 @@ void add_common_flags(CLI::App& app, Flags& flags) {
   app.add_flag("--resume", flags.resume,
                "continue the run in --run-dir; --resume=PATH names a run directory or one of its checkpoints");
   app.add_option("--device", flags.device, "auto, cpu, cuda or cuda:INDEX [auto]")->type_name("DEVICE");
-  app.add_option("--threads", flags.threads, "CPU threads [all]")->type_name("N")->check(CLI::Range(0, 4096));
+  app.add_option("--threads", flags.threads, "CPU threads; 0 = all [0]")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber.description(""));
   app.add_flag("--print-config", flags.print_config, "print the complete config and exit");
   app.add_flag("--check", flags.check, "load, validate, report the model's size and memory, and exit");
 }
@@ -62,13 +64,15 @@ void resolve_resume(const Flags& flags, Invocation& call) {
   if (flags.resume != "true") {
     fs::path given = fs::absolute(flags.resume).lexically_normal();
     if (!given.has_filename()) given = given.parent_path();
-    if (!fs::exists(given)) throw ConfigError(Problem{"--resume=" + flags.resume, "a run directory or checkpoint", "nothing there", ""});
+    if (!fs::exists(given))
+      throw ConfigError(Problem{"--resume=" + flags.resume, "a run directory or checkpoint", "nothing there", ""});
     if (fs::exists(given / "state.json")) {
       call.checkpoint = given;
       given = given.parent_path().parent_path();
     }
     if (!call.run_dir.empty() && call.run_dir != given) {
-      throw ConfigError(Problem{"--resume=" + flags.resume, "the run directory given by --run-dir, " + call.run_dir.string(), given.string(), ""});
+      throw ConfigError(Problem{"--resume=" + flags.resume,
+                                "the run directory given by --run-dir, " + call.run_dir.string(), given.string(), ""});
     }
     call.run_dir = given;
   }
@@ -76,7 +80,8 @@ void resolve_resume(const Flags& flags, Invocation& call) {
     throw ConfigError(Problem{"--resume", "a run directory", "none", "say --run-dir DIR --resume, or --resume=DIR"});
   }
   if (!fs::exists(call.run_dir / "config.yaml")) {
-    throw ConfigError(Problem{"--resume: " + call.run_dir.string(), "a run directory with config.yaml", "none there", ""});
+    throw ConfigError(
+        Problem{"--resume: " + call.run_dir.string(), "a run directory with config.yaml", "none there", ""});
   }
 }
 
@@ -85,8 +90,9 @@ config::Node merge_resumed(const CommandSpec& spec, const config::Node& saved, c
   const auto differences = config::diff(saved, given);
   for (const auto& change : differences) {
     if (!config::is_changeable(spec.fields, change.path)) {
-      throw ConfigError(Problem{"--resume: " + change.path, "'" + change.before + "' as in the run directory's config.yaml",
-                                "'" + change.after + "'", "this key can't change in the middle of a run; start a new run for it"});
+      throw ConfigError(
+          Problem{"--resume: " + change.path, "'" + change.before + "' as in the run directory's config.yaml",
+                  "'" + change.after + "'", "this key can't change in the middle of a run; start a new run for it"});
     }
     log_info(str("resume: ", change.path, " changes from ", change.before, " to ", change.after));
   }
@@ -117,6 +123,28 @@ std::string flag_of(const std::string& field) {
   return flag;
 }
 
+// "list of path" -> "PATH ...", "int" -> "N", "a|b" stays.
+std::string flag_type(const config::FieldDescription& field) {
+  std::string type = field.type;
+  const bool is_list = type.starts_with("list of ");
+  if (is_list) type = type.substr(8);
+  if (type == "string") type = "TEXT";
+  if (type == "path") type = "PATH";
+  if (type == "int") type = "N";
+  if (type == "float") type = "X";
+  return type + (field.unit.empty() ? "" : " (" + field.unit + ")") + (is_list ? " ..." : "");
+}
+
+std::string flag_help(const config::FieldDescription& field) {
+  const std::string& shown = field.default_value;
+  return field.help + (shown.empty() || shown == "[]" || field.type == "bool" ? "" : " [" + shown + "]");
+}
+
+// "NAME: MESSAGE", unless the message says its place already.
+std::string with_name(const std::string& name, const std::string& message) {
+  return message.starts_with(name + ":") ? message : name + ": " + message;
+}
+
 config::Node scalar_at(const std::string& text, const std::string& place) {
   config::Node node = config::Node::of_scalar(text);
   node.file = place;
@@ -138,15 +166,15 @@ int guarded(const std::string& name, const std::function<int()>& body) {
   try {
     return body();
   } catch (const ConfigError& error) {
-    log_error(name + ": " + error.what());
+    log_error(with_name(name, error.what()));
     return kUsage;
   } catch (const Error& error) {
-    log_error(name + ": " + error.what());
+    log_error(with_name(name, error.what()));
   } catch (const c10::Error& error) {
-    log_error(name + ": " + error.what_without_backtrace());
+    log_error(with_name(name, error.what_without_backtrace()));
     log_debug(error.what());
   } catch (const std::exception& error) {
-    log_error(name + ": " + error.what());
+    log_error(with_name(name, error.what()));
   }
   return kFailed;
 }
@@ -159,7 +187,7 @@ int run_command(const CommandSpec& spec, int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kDone : kUsage;
+    return app.exit(error, std::cout, std::cerr) == 0 ? kDone : kUsage;
   }
   return guarded(spec.name, [&]() -> int {
     Invocation call;
@@ -188,20 +216,21 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
   for (size_t i = 0; i < spec.fields.size(); ++i) {
     const auto& field = spec.fields[i];
     const bool positional = field.path == spec.positional;
-    const std::string help = field.help + (field.default_value.empty() ? "" : " [" + field.default_value + "]");
-    const std::string type = field.type + (field.unit.empty() ? "" : " (" + field.unit + ")");
+    const std::string help = flag_help(field), type = flag_type(field);
     if (field.type == "bool" && !positional) {
       options.push_back(app.add_flag(flag_of(field.path), help));
       continue;
     }
     auto* option = app.add_option(positional ? field.path : flag_of(field.path), values[i], help)->type_name(type);
     field.type.starts_with("list of") ? option->expected(1, 1 << 20) : option->expected(1);
+    // Else CLI11 takes "[a, b]" apart, which is a caption here. Positional lists cannot do without.
+    if (!positional) option->allow_extra_args(false);
     options.push_back(option);
   }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kDone : kUsage;
+    return app.exit(error, std::cout, std::cerr) == 0 ? kDone : kUsage;
   }
   return guarded(spec.name, [&]() -> int {
     config::Node tree = config::Node::of_map();

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include "dalle/core/str.h"
 #include "dalle/cli/status_line.h"
+#include "dalle/core/str.h"
 
 namespace dalle::cli {
 namespace {
@@ -39,17 +39,18 @@ int64_t num_columns(const std::string& utf8) {
 
 std::string format_status(const StatusFormat& format, const StatusUpdate& update) {
   const std::string separator = format.is_utf8 ? " \u00b7 " : " | ";
-  std::vector<std::string> parts = {progress(format, update.step), "loss " + format_value(update.loss)};
+  std::vector<std::string> parts = {progress(format, update.step)};
+  if (update.loss) parts.push_back("loss " + format_value(*update.loss));
   for (const auto& [name, value] : update.extra) parts.push_back(name + " " + format_value(value));
   parts.push_back(str(format_rate(update.items_per_second), " ", format.unit, "/s"));
-  parts.push_back(str("wait ", std::lround(100 * update.wait_share), "%"));
+  if (update.wait_share) parts.push_back(str("wait ", std::lround(100 * *update.wait_share), "%"));
   if (format.seconds_left >= 0) parts.push_back("left " + format_duration(format.seconds_left));
 
-  constexpr size_t kFirstExtra = 2;
+  const size_t first_extra = update.loss ? 2 : 1;
   size_t num_extra = update.extra.size();
   std::string line = join_parts(parts, separator);
   while (format.max_width > 0 && num_columns(line) > format.max_width && parts.size() > 1) {
-    parts.erase(num_extra > 0 ? parts.begin() + static_cast<int64_t>(kFirstExtra + --num_extra) : parts.end() - 1);
+    parts.erase(num_extra > 0 ? parts.begin() + static_cast<int64_t>(first_extra + --num_extra) : parts.end() - 1);
     line = join_parts(parts, separator);
   }
   // One part is left: the name and counts, ASCII unless the user's name is not.

@@ -16,14 +16,17 @@ std::string join_names(const std::vector<std::string>& names, const char* separa
 
 std::string describe_node(const Node& node) {
   switch (node.kind) {
-    case Node::Kind::kNull: return "null";
-    case Node::Kind::kScalar: return node.scalar;
+    case Node::Kind::kNull:
+      return "null";
+    case Node::Kind::kScalar:
+      return node.scalar;
     case Node::Kind::kList: {
       std::string text;
       for (const auto& item : node.list) text += (text.empty() ? "" : ", ") + describe_node(item);
       return "[" + text + "]";
     }
-    case Node::Kind::kMap: return "a section";
+    case Node::Kind::kMap:
+      return "a section";
   }
   return "";
 }
@@ -37,8 +40,9 @@ void fail_unknown_key(const Node& node, const std::string& path, const std::vect
   const size_t dot = path.rfind('.');
   const std::string key = dot == std::string::npos ? path : path.substr(dot + 1);
   const std::string near = nearest_name(key, known);
-  throw ConfigError(Problem{str(node.place(), ": unknown key '", path, "'"), "", "",
-                            near.empty() ? "known keys here: " + join_names(known, ", ") : "did you mean '" + near + "'?"});
+  throw ConfigError(
+      Problem{str(node.place(), ": unknown key '", path, "'"), "", "",
+              near.empty() ? "known keys here: " + join_names(known, ", ") : "did you mean '" + near + "'?"});
 }
 
 namespace {
@@ -54,14 +58,22 @@ bool to_bool(const Node& node, const std::string& path) {
   fail(node, path, "true or false");
 }
 
+namespace {
+// A text in quotes is no number, even if it looks like one.
+std::optional<double> finite_number(const Node& node) {
+  double value = 0;
+  const char* end = node.scalar.data() + node.scalar.size();
+  const auto [stop, error] = std::from_chars(node.scalar.data(), end, value);
+  if (node.quoted || error != std::errc() || stop != end || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+}  // namespace
+
 double to_double(const Node& node, const std::string& path) {
   require_scalar(node, path, "a number");
-  double value = 0;
-  const char* begin = node.scalar.data();
-  const char* end = begin + node.scalar.size();
-  const auto [stop, error] = std::from_chars(begin, end, value);
-  if (node.quoted || error != std::errc() || stop != end || !std::isfinite(value)) fail(node, path, "a number");
-  return value;
+  const auto value = finite_number(node);
+  if (!value) fail(node, path, "a number");
+  return *value;
 }
 
 int64_t to_integer(const Node& node, const std::string& path) {
@@ -72,10 +84,8 @@ int64_t to_integer(const Node& node, const std::string& path) {
   const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   if (!node.quoted && error == std::errc() && stop == digits.data() + digits.size()) return value;
   // 1e6 is an integer too.
-  if (!node.quoted && node.scalar.find_first_of("eE") != std::string::npos) {
-    const double number = to_double(node, path);
-    if (number == std::floor(number) && std::abs(number) < 9e15) return static_cast<int64_t>(number);
-  }
+  const auto number = node.scalar.find_first_of("eE") == std::string::npos ? std::nullopt : finite_number(node);
+  if (number && *number == std::floor(*number) && std::abs(*number) < 9e15) return static_cast<int64_t>(*number);
   fail(node, path, "an integer");
 }
 
@@ -91,7 +101,8 @@ std::filesystem::path to_path(const Node& node, const std::string& path) {
   const std::filesystem::path given(text);
   const bool from_file = !node.file.empty() && !node.file.starts_with("--");  // flags are relative to the caller
   if (given.is_absolute()) return given.lexically_normal();
-  const std::filesystem::path base = from_file ? std::filesystem::path(node.file).parent_path() : std::filesystem::path();
+  const std::filesystem::path base =
+      from_file ? std::filesystem::path(node.file).parent_path() : std::filesystem::path();
   return std::filesystem::absolute(base / given).lexically_normal();
 }
 
@@ -105,7 +116,8 @@ void check_range(const Node& node, const std::string& path, double value, const 
   if (value >= options.min && value <= options.max) return;
   std::string expected = "a number";
   if (std::isfinite(options.min)) expected += " >= " + double_text(options.min);
-  if (std::isfinite(options.max)) expected += (std::isfinite(options.min) ? " and" : "") + (" <= " + double_text(options.max));
+  if (std::isfinite(options.max))
+    expected += (std::isfinite(options.min) ? " and" : "") + (" <= " + double_text(options.max));
   fail(node, path, expected);
 }
 

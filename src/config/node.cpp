@@ -38,8 +38,8 @@ std::string Node::place() const {
 namespace {
 
 struct Step {
-  std::string key;    // a map key, or
-  int64_t index = -1; // a list index
+  std::string key;     // a map key, or
+  int64_t index = -1;  // a list index
 };
 
 // "a[0].b" -> {a}, {0}, {b}. Empty on a malformed path.
@@ -78,8 +78,12 @@ void mark_place(Node& node, const std::string& file) {
 
 void flatten(const Node& node, const std::string& path, std::vector<std::pair<std::string, std::string>>& leaves) {
   switch (node.kind) {
-    case Node::Kind::kNull: leaves.emplace_back(path, "null"); return;
-    case Node::Kind::kScalar: leaves.emplace_back(path, node.scalar); return;
+    case Node::Kind::kNull:
+      leaves.emplace_back(path, "null");
+      return;
+    case Node::Kind::kScalar:
+      leaves.emplace_back(path, node.scalar);
+      return;
     case Node::Kind::kList:
       if (node.list.empty()) leaves.emplace_back(path, "[]");
       for (size_t i = 0; i < node.list.size(); ++i) flatten(node.list[i], path + "[" + std::to_string(i) + "]", leaves);
@@ -95,9 +99,11 @@ void flatten(const Node& node, const std::string& path, std::vector<std::pair<st
 
 void apply_set(Node& root, const std::string& assignment) {
   const size_t equals = assignment.find('=');
-  const std::vector<Step> steps = equals == std::string::npos ? std::vector<Step>{} : parse_path(assignment.substr(0, equals));
+  const std::vector<Step> steps =
+      equals == std::string::npos ? std::vector<Step>{} : parse_path(assignment.substr(0, equals));
   if (steps.empty()) {
-    throw ConfigError(Problem{"--set " + assignment, "key=value, for example trainer.num_steps=100 or data.sources[0].path=x.tar", "", ""});
+    throw ConfigError(Problem{"--set " + assignment,
+                              "key=value, for example trainer.num_steps=100 or data.sources[0].path=x.tar", "", ""});
   }
   Node value = parse_yaml(assignment.substr(equals + 1), "--set " + assignment);
   mark_place(value, "--set " + assignment);
@@ -106,7 +112,8 @@ void apply_set(Node& root, const std::string& assignment) {
     if (step.index < 0) {
       if (at->kind == Node::Kind::kNull) at->kind = Node::Kind::kMap;
       if (at->kind != Node::Kind::kMap) {
-        throw ConfigError(Problem{"--set " + assignment, "a section above '" + step.key + "'", "a value or a list", ""});
+        throw ConfigError(
+            Problem{"--set " + assignment, "a section above '" + step.key + "'", "a value or a list", ""});
       }
       Node* child = at->find(step.key);
       at = child != nullptr ? child : &at->set(step.key, Node{});
@@ -114,8 +121,13 @@ void apply_set(Node& root, const std::string& assignment) {
     }
     if (at->kind == Node::Kind::kNull) at->kind = Node::Kind::kList;
     const int64_t size = static_cast<int64_t>(at->list.size());
-    if (at->kind != Node::Kind::kList || step.index > size) {
-      throw ConfigError(Problem{"--set " + assignment, "an index from 0 to " + std::to_string(size) + " (that many adds an item)",
+    if (at->kind != Node::Kind::kList) {
+      throw ConfigError(Problem{"--set " + assignment, "a list above [" + std::to_string(step.index) + "]",
+                                "a value or a section", ""});
+    }
+    if (step.index > size) {
+      throw ConfigError(Problem{"--set " + assignment,
+                                "an index from 0 to " + std::to_string(size) + " (that many adds an item)",
                                 std::to_string(step.index), ""});
     }
     if (step.index == size) at->list.emplace_back();

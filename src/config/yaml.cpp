@@ -17,7 +17,8 @@ Node convert(const YAML::Node& yaml, const std::string& file) {
   node.line = yaml.Mark().line + 1;
   switch (yaml.Type()) {
     case YAML::NodeType::Undefined:
-    case YAML::NodeType::Null: break;
+    case YAML::NodeType::Null:
+      break;
     case YAML::NodeType::Scalar:
       node.kind = Node::Kind::kScalar;
       node.scalar = yaml.Scalar();
@@ -47,7 +48,9 @@ Node convert(const YAML::Node& yaml, const std::string& file) {
 
 void emit(YAML::Emitter& out, const Node& node) {
   switch (node.kind) {
-    case Node::Kind::kNull: out << YAML::Null; return;
+    case Node::Kind::kNull:
+      out << YAML::Null;
+      return;
     case Node::Kind::kScalar:
       if (node.quoted) {
         out << YAML::DoubleQuoted << node.scalar;
@@ -87,7 +90,8 @@ Node parse_yaml(const std::string& text, const std::string& file) {
 
 Node parse_yaml_file(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) {
-    throw ConfigError(Problem{path.string(), "a config file", "nothing there", "the demo's configs are in configs/demo"});
+    throw ConfigError(
+        Problem{path.string(), "a config file", "nothing there", "the demo's configs are in configs/demo"});
   }
   return parse_yaml(read_file(path), path.string());
 }

@@ -9,9 +9,7 @@ namespace dalle::evaluation {
 
 CodeUsage::CodeUsage(int64_t vocab_size) : counts_(at::zeros({vocab_size}, at::kLong)) {}
 
-void CodeUsage::add(const Tensor& codes) {
-  counts_ += at::bincount(codes.flatten().to(at::kCPU), {}, counts_.size(0));
-}
+void CodeUsage::add(const Tensor& codes) { counts_ += at::bincount(codes.flatten().to(at::kCPU), {}, counts_.size(0)); }
 
 int64_t CodeUsage::num_used() const { return (counts_ > 0).sum().item<int64_t>(); }
 int64_t CodeUsage::total() const { return counts_.sum().item<int64_t>(); }

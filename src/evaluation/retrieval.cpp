@@ -13,7 +13,6 @@ double recall_one_way(const Tensor& similarity, int64_t k) {
   return (better < k).to(at::kDouble).mean().item<double>();
 }
 
-
 Tensor pooled(const Tensor& pictures) {
   const int64_t side = std::min<int64_t>(16, pictures.size(2));
   return at::adaptive_avg_pool2d(pictures.to(at::kFloat), {side, side}).flatten(1);

@@ -72,7 +72,8 @@ void ReconstructOptions::validate(const std::string&) const {
   if (dvae.empty()) throw ConfigError("reconstruct: expected --dvae CKPT");
   if (out.empty()) throw ConfigError("reconstruct: expected --out DIR");
   if (fs::exists(out) && !(fs::is_directory(out) && fs::is_empty(out))) {
-    throw ConfigError(Problem{"--out " + out.string(), "a folder that does not exist yet or is empty", "one with files in it", ""});
+    throw ConfigError(
+        Problem{"--out " + out.string(), "a folder that does not exist yet or is empty", "one with files in it", ""});
   }
 }
 
@@ -83,7 +84,8 @@ int run_reconstruct(const ReconstructOptions& options) {
   const auto dvae = models::load_dvae(options.dvae, {device, options.precision, !options.raw_weights});
   const int64_t size = options.size > 0 ? options.size : dvae.model->config().image_size;
   std::vector<Tensor> pictures;
-  for (const auto& image : options.images) pictures.push_back(load_pixels(image, size, data::ResizeFilter::kLanczos, false));
+  for (const auto& image : options.images)
+    pictures.push_back(load_pixels(image, size, data::ResizeFilter::kLanczos, false));
   fs::create_directories(options.out);
   const auto names = output_names(options.images);
   std::vector<SheetRow> rows;
@@ -94,16 +96,18 @@ int run_reconstruct(const ReconstructOptions& options) {
     const Tensor decoded = dvae.model->decode(codes).to(at::kCPU);
     const double decibels = psnr(pixels, decoded).item<double>(), similarity = ssim(pixels, decoded).item<double>();
     total += decibels;
-    std::cout << std::fixed << std::setprecision(2) << options.images[i].string() << ": PSNR " << decibels << " dB, SSIM "
-              << std::setprecision(4) << similarity << "\n";
+    std::cout << std::fixed << std::setprecision(2) << options.images[i].string() << ": PSNR " << decibels
+              << " dB, SSIM " << std::setprecision(4) << similarity << "\n";
     write_png(options.out / (names[i] + ".png"), at::cat({pixels[0], decoded[0]}, 2));
     if (options.save_tokens) write_file(options.out / (names[i] + ".tokens.json"), tokens_json(codes[0].to(at::kCPU)));
-    rows.push_back({names[i], {{.picture = pixels[0]}, {.picture = decoded[0], .label = str(std::fixed, std::setprecision(2), decibels, " dB")}}});
+    rows.push_back({names[i],
+                    {{.picture = pixels[0]},
+                     {.picture = decoded[0], .label = str(std::fixed, std::setprecision(2), decibels, " dB")}}});
   }
-  std::cout << std::fixed << std::setprecision(2) << "mean PSNR " << total / static_cast<double>(pictures.size()) << " dB over "
-            << pictures.size() << " pictures; " << (options.out / "contact-sheet.png").string() << "\n";
-  write_png(options.out / "contact-sheet.png",
-            labelled_rows(rows, {.title = "reconstruction by the dVAE", .column_titles = {"picture", "reconstruction"}}));
+  std::cout << std::fixed << std::setprecision(2) << "mean PSNR " << total / static_cast<double>(pictures.size())
+            << " dB over " << pictures.size() << " pictures; " << (options.out / "contact-sheet.png").string() << "\n";
+  write_png(options.out / "contact-sheet.png", labelled_rows(rows, {.title = "reconstruction by the dVAE",
+                                                                    .column_titles = {"picture", "reconstruction"}}));
   return cli::kDone;
 }
 
@@ -139,7 +143,8 @@ int run_score_images(const ScoreImagesOptions& options) {
     nlohmann::ordered_json entry{{"caption", caption}, {"images", nlohmann::ordered_json::array()}};
     for (size_t rank = 0; rank < order.size(); ++rank) {
       const std::string file = options.images[order[rank]].string();
-      std::cout << "  " << std::setw(3) << rank + 1 << "  " << std::fixed << std::setprecision(4) << values[order[rank]] << "  " << file << "\n";
+      std::cout << "  " << std::setw(3) << rank + 1 << "  " << std::fixed << std::setprecision(4) << values[order[rank]]
+                << "  " << file << "\n";
       entry["images"].push_back({{"rank", rank + 1}, {"cosine", values[order[rank]]}, {"file", file}});
     }
     report["captions"].push_back(std::move(entry));

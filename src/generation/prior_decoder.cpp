@@ -16,7 +16,8 @@ PriorDecoder::PriorDecoder(const models::Prior& prior, const Tensor& caption_T, 
   const Tensor x_1TD = prior.embed_text(caption_T.unsqueeze(0));
   const Tensor causal = layers::causal_mask(config.text_context);
   const Tensor bias = layers::mask_to_bias(causal, prior.compute().dtype).to(x_1TD.device());
-  prior.transformer.forward(x_1TD, [&](int64_t layer) { return prefill_attention(layer, bias); }, layers::plain_runner());
+  prior.transformer.forward(
+      x_1TD, [&](int64_t layer) { return prefill_attention(layer, bias); }, layers::plain_runner());
 }
 
 layers::AttendFunction PriorDecoder::prefill_attention(int64_t layer, const Tensor& bias_TT) {
@@ -37,10 +38,14 @@ Tensor PriorDecoder::visible(const Tensor& cache_BHIK, AttentionKind kind, int64
   const auto& config = prior_.config();
   const int64_t grid = config.grid_size;
   switch (kind) {
-    case AttentionKind::kFull: return cache_BHIK.slice(2, 0, slot + 1);
-    case AttentionKind::kRow: return cache_BHIK.slice(2, std::max<int64_t>(0, slot - grid), slot + 1);
-    case AttentionKind::kColumn: return cache_BHIK.slice(2, slot % grid, slot + 1, grid);
-    case AttentionKind::kConv: break;
+    case AttentionKind::kFull:
+      return cache_BHIK.slice(2, 0, slot + 1);
+    case AttentionKind::kRow:
+      return cache_BHIK.slice(2, std::max<int64_t>(0, slot - grid), slot + 1);
+    case AttentionKind::kColumn:
+      return cache_BHIK.slice(2, slot % grid, slot + 1, grid);
+    case AttentionKind::kConv:
+      break;
   }
   const auto slots = layers::visible_image_slots(kind, grid, {config.conv_kernel, config.conv_mask_edge}, slot);
   return cache_BHIK.index_select(2, at::tensor(slots, at::kLong).to(cache_BHIK.device()));
@@ -71,8 +76,8 @@ layers::AttendFunction PriorDecoder::step_attention(int64_t layer, int64_t slot)
 Tensor PriorDecoder::step(int64_t slot, const Tensor& tokens_B) {
   const c10::NoGradGuard no_grad;
   const Tensor x_B1D = prior_.embed_image_slots(tokens_B.unsqueeze(1), slot);
-  const Tensor out = prior_.transformer.forward(x_B1D, [&](int64_t layer) { return step_attention(layer, slot); },
-                                                layers::plain_runner());
+  const Tensor out = prior_.transformer.forward(
+      x_B1D, [&](int64_t layer) { return step_attention(layer, slot); }, layers::plain_runner());
   return prior_.image_logits(prior_.ln_final.forward(out)).squeeze(1);
 }
 

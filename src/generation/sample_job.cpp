@@ -30,7 +30,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 struct Times {
   double load = 0, sample = 0, decode = 0, rerank = 0, write = 0;
@@ -39,10 +41,10 @@ struct Times {
 /// Everything about one caption's candidates.
 struct Drawn {
   std::string caption;
-  Tensor tokens_NI;          // i64
-  Tensor pictures_N3HW;      // f32 in [0, 1], on the CPU
-  Tensor log_likelihood_N;   // f64
-  Tensor scores_N;           // f64
+  Tensor tokens_NI;         // i64
+  Tensor pictures_N3HW;     // f32 in [0, 1], on the CPU
+  Tensor log_likelihood_N;  // f64
+  Tensor scores_N;          // f64
   std::vector<int64_t> best_first;
 };
 
@@ -63,12 +65,16 @@ Tensor prompt_tokens(const SampleModels& models, const SampleOptions& options) {
   if (options.image_prompt.empty()) return {};
   const auto& config = models.dvae.model->config();
   if (options.prompt_rows >= config.grid_size()) {
-    throw ConfigError(Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()), str(options.prompt_rows), ""});
+    throw ConfigError(
+        Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()), str(options.prompt_rows), ""});
   }
   const Tensor decoded = data::decode_picture(read_file(options.image_prompt));
-  const data::TransformOptions transform{.image_size = config.image_size, .filter = data::ResizeFilter::kLanczos, .upscale_small = true};
+  const data::TransformOptions transform{
+      .image_size = config.image_size, .filter = data::ResizeFilter::kLanczos, .upscale_small = true};
   const Tensor pixels = data::transform_picture(decoded, transform, {}).to(models.device).to(at::kFloat).div_(255);
-  return models.dvae.model->encode(pixels.unsqueeze(0)).flatten(1)[0].slice(0, 0, options.prompt_rows * config.grid_size());
+  return models.dvae.model->encode(pixels.unsqueeze(0))
+      .flatten(1)[0]
+      .slice(0, 0, options.prompt_rows * config.grid_size());
 }
 
 class SampleJob {
@@ -86,8 +92,8 @@ class SampleJob {
   int run() {
     const c10::NoGradGuard no_grad;
     fs::create_directories(options_.out);
-    log_info(str(captions_.size(), " captions, ", options_.candidates, " candidates each, ", batch_size_, " at a time, on ",
-                 describe_device(models_.device)));
+    log_info(str(captions_.size(), " captions, ", options_.candidates, " candidates each, ", batch_size_,
+                 " at a time, on ", describe_device(models_.device)));
     ScoresReport report = empty_report();
     Gallery gallery{.title = "sample-and-rerank", .settings = {}, .captions = {}};
     gallery.pixelated = models_.dvae.model->config().image_size < 64;
@@ -109,7 +115,8 @@ class SampleJob {
   Drawn draw(const std::string& caption) {
     Drawn drawn{.caption = caption};
     const auto encoded = models_.captions->encode(caption);
-    if (encoded.truncated) log_warning(str("the caption is longer than ", models_.captions->length(), " tokens and was cut: ", caption));
+    if (encoded.truncated)
+      log_warning(str("the caption is longer than ", models_.captions->length(), " tokens and was cut: ", caption));
     const CaptionPrompt prompt{caption, at::tensor(encoded.ids, at::kLong), prompt_};
     const SamplingOptions sampling{.filter = {options_.temperature, options_.top_k, options_.top_p},
                                    .guidance = options_.guidance,
@@ -124,7 +131,8 @@ class SampleJob {
                                        [&](int64_t) { return show_progress(static_cast<int64_t>(numbers.size())); });
       const double sampled = now_seconds();
       const auto count = static_cast<int64_t>(numbers.size());
-      pictures.push_back(models_.dvae.model->decode(batch.tokens_BI.view({count, grid, grid})).to(at::kCPU).contiguous());
+      pictures.push_back(
+          models_.dvae.model->decode(batch.tokens_BI.view({count, grid, grid})).to(at::kCPU).contiguous());
       tokens.push_back(batch.tokens_BI.to(at::kCPU));
       likelihoods.push_back(batch.log_likelihood_B.to(at::kCPU));
       times_.sample += sampled - begin;
@@ -140,7 +148,8 @@ class SampleJob {
     ++slots_done_;
     tokens_done_ += batch;
     if (slots_done_ % 16 == 0) {
-      status_->update({.step = slots_done_, .items_per_second = static_cast<double>(tokens_done_) / (times_.sample + 1e-9 + (now_seconds() - started_ - times_.load))});
+      const double drawing = now_seconds() - started_ - times_.load;
+      status_->update({.step = slots_done_, .items_per_second = static_cast<double>(tokens_done_) / drawing});
     }
     return true;
   }
@@ -155,17 +164,20 @@ class SampleJob {
       std::vector<Tensor> scores;
       for (const Tensor& chunk : drawn.pictures_N3HW.split(64)) {
         Tensor pixels = chunk.to(models_.device);
-        if (pixels.size(2) != size) pixels = at::_upsample_bicubic2d_aa(pixels, {size, size}, /*align_corners=*/false).clamp(0, 1);
+        if (pixels.size(2) != size)
+          pixels = at::_upsample_bicubic2d_aa(pixels, {size, size}, /*align_corners=*/false).clamp(0, 1);
         scores.push_back(at::matmul(clip.encode_image(pixels), text.t()).squeeze(1).to(at::kCPU));
       }
       drawn.scores_N = at::cat(scores).to(at::kDouble);
     } else {
-      drawn.scores_N = options_.rerank == RerankBy::kLikelihood ? drawn.log_likelihood_N : at::zeros_like(drawn.log_likelihood_N);
+      drawn.scores_N =
+          options_.rerank == RerankBy::kLikelihood ? drawn.log_likelihood_N : at::zeros_like(drawn.log_likelihood_N);
     }
     drawn.best_first.resize(static_cast<size_t>(options_.candidates));
     std::iota(drawn.best_first.begin(), drawn.best_first.end(), int64_t{0});
     const double* scores = drawn.scores_N.data_ptr<double>();
-    std::stable_sort(drawn.best_first.begin(), drawn.best_first.end(), [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+    std::stable_sort(drawn.best_first.begin(), drawn.best_first.end(),
+                     [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
     times_.rerank += now_seconds() - begin;
   }
 
@@ -183,16 +195,22 @@ class SampleJob {
       char file[64];
       std::snprintf(file, sizeof file, "%s/candidate-%04lld.png", name, static_cast<long long>(number));
       write_png(options_.out / file, drawn.pictures_N3HW[number]);
-      scores.candidates.push_back({static_cast<int64_t>(rank) + 1, number, value, kept, file,
+      scores.candidates.push_back({static_cast<int64_t>(rank) + 1,
+                                   number,
+                                   value,
+                                   kept,
+                                   file,
                                    {{"log_likelihood", drawn.log_likelihood_N[number].item<double>()}}});
       view.candidates.push_back({file, value, static_cast<int64_t>(rank) + 1, number, kept});
       if (!kept) continue;
       char label[64];
-      std::snprintf(label, sizeof label, options_.rerank == RerankBy::kNone ? "#%lld" : "#%lld  %.3f", static_cast<long long>(number), value);
+      std::snprintf(label, sizeof label, options_.rerank == RerankBy::kNone ? "#%lld" : "#%lld  %.3f",
+                    static_cast<long long>(number), value);
       cells.push_back({.picture = drawn.pictures_N3HW[number], .label = label});
     }
-    const SheetOptions sheet{.title = drawn.caption,
-                             .subtitle = str("best ", cells.size(), " of ", options_.candidates, ", by ", enum_name(options_.rerank))};
+    const SheetOptions sheet{
+        .title = drawn.caption,
+        .subtitle = str("best ", cells.size(), " of ", options_.candidates, ", by ", enum_name(options_.rerank))};
     write_png(options_.out / scores.contact_sheet, contact_sheet(cells, sheet));
     if (options_.save_tokens) write_tokens(options_.out / name / "tokens.json", drawn);
     report.captions.push_back(std::move(scores));
@@ -215,9 +233,14 @@ class SampleJob {
     report.created = utc_time();
     report.seed = static_cast<uint64_t>(options_.seed);
     report.score_name = enum_name(options_.rerank);
-    report.settings = {{"candidates", options_.candidates}, {"keep", options_.keep}, {"temperature", options_.temperature},
-                       {"top_k", options_.top_k}, {"top_p", options_.top_p}, {"guidance", options_.guidance},
-                       {"precision", std::string(enum_name(options_.precision))}, {"batch_size", batch_size_}};
+    report.settings = {{"candidates", options_.candidates},
+                       {"keep", options_.keep},
+                       {"temperature", options_.temperature},
+                       {"top_k", options_.top_k},
+                       {"top_p", options_.top_p},
+                       {"guidance", options_.guidance},
+                       {"precision", std::string(enum_name(options_.precision))},
+                       {"batch_size", batch_size_}};
     if (!options_.image_prompt.empty()) {
       report.settings.emplace_back("image_prompt", options_.image_prompt.string());
       report.settings.emplace_back("prompt_rows", options_.prompt_rows);
@@ -228,22 +251,30 @@ class SampleJob {
 
   void finish(ScoresReport& report, Gallery& gallery, const std::vector<SheetCell>& overview) {
     const double begin = now_seconds();
-    const std::string subtitle = str("best of ", options_.candidates, " by ", report.score_name, ", seed ", options_.seed);
-    write_png(options_.out / "contact-sheet.png", contact_sheet(overview, {.title = "captions", .subtitle = subtitle}));
+    const std::string subtitle =
+        str("for each caption the best of ", options_.candidates, " by ", report.score_name, ", seed ", options_.seed);
+    write_png(options_.out / "contact-sheet.png",
+              contact_sheet(overview, {.title = "sample-and-rerank", .subtitle = subtitle}));
     gallery.settings.emplace_back("seed", std::to_string(options_.seed));
     gallery.settings.emplace_back("ordered by", report.score_name);
     for (const auto& [name, value] : report.settings) {
-      gallery.settings.emplace_back(name, std::visit([](const auto& held) { return str(std::boolalpha, held); }, value));
+      gallery.settings.emplace_back(name,
+                                    std::visit([](const auto& held) { return str(std::boolalpha, held); }, value));
     }
-    for (const auto& model : report.models) gallery.settings.emplace_back(model.role, str(model.path, " (", model.identity, ")"));
+    for (const auto& model : report.models)
+      gallery.settings.emplace_back(model.role, str(model.path, " (", model.identity, ")"));
     write_gallery(options_.out, gallery);
     times_.write += now_seconds() - begin;
-    report.times_seconds = {{"load", times_.load}, {"sample", times_.sample}, {"decode", times_.decode},
-                            {"rerank", times_.rerank}, {"write", times_.write}};
+    report.times_seconds = {{"load", times_.load},
+                            {"sample", times_.sample},
+                            {"decode", times_.decode},
+                            {"rerank", times_.rerank},
+                            {"write", times_.write}};
     write_scores(options_.out, report);
     const double tokens = static_cast<double>(tokens_done_);
-    log_info(str("drawn in ", cli::format_duration(times_.sample), " (", cli::format_rate(tokens / std::max(1e-9, times_.sample)),
-                 " tokens/s); open ", (options_.out / "index.html").string()));
+    log_info(str("drawn in ", cli::format_duration(times_.sample), " (",
+                 cli::format_rate(tokens / std::max(1e-9, times_.sample)), " tokens/s); open ",
+                 (options_.out / "index.html").string()));
   }
 
   SampleOptions options_;
@@ -263,11 +294,13 @@ class SampleJob {
 void SampleOptions::validate(const std::string&) const {
   if (out.empty()) throw ConfigError("sample-and-rerank: expected --out DIR, a folder for the results");
   if (fs::exists(out) && !(fs::is_directory(out) && fs::is_empty(out))) {
-    throw ConfigError(Problem{"--out " + out.string(), "a folder that does not exist yet or is empty", "one with files in it",
-                              "nothing is ever overwritten: name another folder"});
+    throw ConfigError(Problem{"--out " + out.string(), "a folder that does not exist yet or is empty",
+                              "one with files in it", "nothing is ever overwritten: name another folder"});
   }
-  if (caption.empty() && captions.empty()) throw ConfigError("sample-and-rerank: expected --caption TEXT or --captions FILE");
-  if (!captions.empty() && !fs::is_regular_file(captions)) throw ConfigError("--captions " + captions.string() + ": no such file");
+  if (caption.empty() && captions.empty())
+    throw ConfigError("sample-and-rerank: expected --caption TEXT or --captions FILE");
+  if (!captions.empty() && !fs::is_regular_file(captions))
+    throw ConfigError("--captions " + captions.string() + ": no such file");
   if (run.empty() && (prior.empty() || dvae.empty())) {
     throw ConfigError("sample-and-rerank: expected --prior CKPT and --dvae CKPT, or --run DIR");
   }

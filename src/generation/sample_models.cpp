@@ -11,7 +11,8 @@
 namespace dalle::generation {
 namespace {
 
-std::filesystem::path part_of_bundle(const std::filesystem::path& given, const std::filesystem::path& run, const char* name) {
+std::filesystem::path part_of_bundle(const std::filesystem::path& given, const std::filesystem::path& run,
+                                     const char* name) {
   if (!given.empty() || run.empty()) return given;
   return run / name;
 }
@@ -24,8 +25,9 @@ void check_same_dvae(const models::Loaded<models::Prior>& prior, const models::L
                     std::any_of(dvae.identities.begin(), dvae.identities.end(),
                                 [&](const auto& entry) { return entry.second == recorded->second; });
   if (same) return;
-  throw ConfigError(Problem{dvae.path.string(), str("the dVAE that ", prior.path.string(), " was trained with, identity ", recorded->second),
-                            dvae.identity, "give the dVAE of the prior's own run"});
+  throw ConfigError(Problem{
+      dvae.path.string(), str("the dVAE that ", prior.path.string(), " was trained with, identity ", recorded->second),
+      dvae.identity, "give the dVAE of the prior's own run"});
 }
 
 // MemAvailable of the machine, and the cgroup's own limit where it is lower.
@@ -49,11 +51,13 @@ int64_t available_memory_bytes() {
 SampleModels load_sample_models(const SampleOptions& options) {
   SampleModels loaded;
   loaded.device = select_device(options.device);
-  const models::LoadOptions load{.device = loaded.device, .precision = options.precision, .use_ema = !options.raw_weights};
+  const models::LoadOptions load{
+      .device = loaded.device, .precision = options.precision, .use_ema = !options.raw_weights};
   loaded.prior = models::load_prior(part_of_bundle(options.prior, options.run, "prior"), load);
   loaded.dvae = models::load_dvae(part_of_bundle(options.dvae, options.run, "dvae"), load);
   check_same_dvae(loaded.prior, loaded.dvae);
-  if (loaded.prior.tokenizer.empty()) throw CheckpointError(loaded.prior.path.string() + ": the prior's checkpoint has no tokenizer");
+  if (loaded.prior.tokenizer.empty())
+    throw CheckpointError(loaded.prior.path.string() + ": the prior's checkpoint has no tokenizer");
   loaded.captions = std::make_unique<text::CaptionEncoder>(text::Tokenizer::from_bytes(loaded.prior.tokenizer),
                                                            loaded.prior.model->config().max_caption_tokens());
   loaded.used = {{"prior", loaded.prior.path.string(), loaded.prior.identity, loaded.prior.step},
@@ -62,10 +66,12 @@ SampleModels load_sample_models(const SampleOptions& options) {
   const auto clip = part_of_bundle(options.clip, options.run, "clip");
   if (options.rerank == RerankBy::kClip) {
     if (clip.empty()) {
-      throw ConfigError(Problem{"--rerank clip", "--clip CKPT", "none", "give a CLIP, or --rerank likelihood, or --rerank none"});
+      throw ConfigError(
+          Problem{"--rerank clip", "--clip CKPT", "none", "give a CLIP, or --rerank likelihood, or --rerank none"});
     }
     loaded.clip = models::load_clip(clip, load);
-    if (loaded.clip->tokenizer.empty()) throw CheckpointError(loaded.clip->path.string() + ": CLIP's checkpoint has no tokenizer");
+    if (loaded.clip->tokenizer.empty())
+      throw CheckpointError(loaded.clip->path.string() + ": CLIP's checkpoint has no tokenizer");
     loaded.clip_tokenizer = text::Tokenizer::from_bytes(loaded.clip->tokenizer);
     loaded.used.push_back({"clip", loaded.clip->path.string(), loaded.clip->identity, loaded.clip->step});
   }

@@ -24,8 +24,9 @@ std::vector<RandomKey> candidate_keys(const std::string& caption, std::span<cons
 
 }  // namespace
 
-SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt, std::span<const int64_t> candidates,
-                            const SamplingOptions& options, const SlotCallback& on_slot) {
+SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt,
+                            std::span<const int64_t> candidates, const SamplingOptions& options,
+                            const SlotCallback& on_slot) {
   const c10::NoGradGuard no_grad;
   const auto& config = prior.config();
   const auto batch = static_cast<int64_t>(candidates.size());

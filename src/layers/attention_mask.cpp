@@ -46,7 +46,8 @@ std::vector<int64_t> visible_image_slots(AttentionKind kind, int64_t grid, const
     case AttentionKind::kColumn:
       for (int64_t slot = query % grid; slot <= query; slot += grid) slots.push_back(slot);
       return slots;
-    case AttentionKind::kConv: return conv_slots(grid, conv, query);
+    case AttentionKind::kConv:
+      return conv_slots(grid, conv, query);
   }
   return slots;
 }

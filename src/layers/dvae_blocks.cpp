@@ -64,8 +64,9 @@ DvaeEncoder::DvaeEncoder(Module& parent, std::string name, const DvaeBlockOption
 
 Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
   const int64_t factor = int64_t{1} << (options.num_groups - 1);
-  TORCH_CHECK_VALUE(x_B3HW.dim() == 4 && x_B3HW.size(1) == 3 && x_B3HW.size(2) % factor == 0 && x_B3HW.size(3) % factor == 0,
-                    "[dvae encoder] expected pixels [B, 3, H, W] with H and W multiples of ", factor, ", got ", x_B3HW.sizes());
+  TORCH_CHECK_VALUE(
+      x_B3HW.dim() == 4 && x_B3HW.size(1) == 3 && x_B3HW.size(2) % factor == 0 && x_B3HW.size(3) % factor == 0,
+      "[dvae encoder] expected pixels [B, 3, H, W] with H and W multiples of ", factor, ", got ", x_B3HW.sizes());
   Tensor x = input.forward(channels_last(x_B3HW, options.compute_dtype));
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);

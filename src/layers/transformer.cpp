@@ -16,8 +16,10 @@ Init matrix_init(const TransformerOptions& options, int64_t fan_in, double extra
 
 Tensor activate(const Tensor& x, Activation activation) {
   switch (activation) {
-    case Activation::kGelu: return at::gelu(x);
-    case Activation::kQuickGelu: return x * at::sigmoid(x * 1.702);
+    case Activation::kGelu:
+      return at::gelu(x);
+    case Activation::kQuickGelu:
+      return x * at::sigmoid(x * 1.702);
   }
   return x;
 }
@@ -36,10 +38,12 @@ AttendFunction dense_attention(Tensor bias_LL) {
 
 Attention::Attention(Module& parent, std::string name, const TransformerOptions& options)
     : Module(parent, std::move(name)),
-      in_proj_weight(add_parameter("in_proj_weight", {3 * options.dim, options.dim}, matrix_init(options, options.dim))),
+      in_proj_weight(
+          add_parameter("in_proj_weight", {3 * options.dim, options.dim}, matrix_init(options, options.dim))),
       in_proj_bias(add_parameter("in_proj_bias", {3 * options.dim}, Init::zeros(), /*decays=*/false)),
       out_proj(*this, "out_proj",
-               {.in = options.dim, .out = options.dim,
+               {.in = options.dim,
+                .out = options.dim,
                 .init = matrix_init(options, options.dim, options.residual_init_scale)}),
       num_heads(options.num_heads) {}
 
@@ -58,7 +62,8 @@ Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
       c_fc(*this, "c_fc",
            {.in = options.dim, .out = options.dim * options.mlp_ratio, .init = matrix_init(options, options.dim)}),
       c_proj(*this, "c_proj",
-             {.in = options.dim * options.mlp_ratio, .out = options.dim,
+             {.in = options.dim * options.mlp_ratio,
+              .out = options.dim,
               .init = matrix_init(options, options.dim * options.mlp_ratio, options.residual_init_scale)}),
       activation(options.activation) {}
 

@@ -71,8 +71,9 @@ Clip::Clip(const ClipConfig& config, at::ScalarType compute_dtype)
                                        layers::Init::normal(inverse_root(3 * config.patch_size * config.patch_size)))),
       ln_pre(visual, "ln_pre", config.vision_dim),
       ln_post(visual, "ln_post", config.vision_dim),
-      visual_transformer(visual, "transformer",
-                         tower(config.vision_dim, config.vision_heads, config.vision_layers, config.activation, compute_dtype)),
+      visual_transformer(
+          visual, "transformer",
+          tower(config.vision_dim, config.vision_heads, config.vision_layers, config.activation, compute_dtype)),
       transformer(*this, "transformer",
                   tower(config.text_dim, config.text_heads, config.text_layers, config.activation, compute_dtype)),
       token_embedding(*this, "token_embedding", config.text_vocab_size, config.text_dim, 0.02),
@@ -80,29 +81,33 @@ Clip::Clip(const ClipConfig& config, at::ScalarType compute_dtype)
 
 Tensor Clip::encode_image(const Tensor& pixels_B3HW, layers::BlockRunner& runner) const {
   const int64_t size = config_.image_size, batch = pixels_B3HW.size(0);
-  TORCH_CHECK_VALUE(pixels_B3HW.dim() == 4 && pixels_B3HW.size(1) == 3 && pixels_B3HW.size(2) == size && pixels_B3HW.size(3) == size,
-                    "[clip] expected pixels [B, 3, ", size, ", ", size, "], got ", pixels_B3HW.sizes());
+  TORCH_CHECK_VALUE(
+      pixels_B3HW.dim() == 4 && pixels_B3HW.size(1) == 3 && pixels_B3HW.size(2) == size && pixels_B3HW.size(3) == size,
+      "[clip] expected pixels [B, 3, ", size, ", ", size, "], got ", pixels_B3HW.sizes());
   const auto options = pixels_B3HW.options().dtype(at::kFloat);
   const Tensor mean = at::tensor(at::ArrayRef<float>(kMean), options).view({1, 3, 1, 1});
   const Tensor std = at::tensor(at::ArrayRef<float>(kStd), options).view({1, 3, 1, 1});
   const Tensor normalised = (pixels_B3HW - mean) / std;
-  const Tensor patches_BDHW = at::conv2d(normalised.to(compute_dtype_), conv1_weight.tensor.to(compute_dtype_), {}, config_.patch_size);
+  const Tensor patches_BDHW =
+      at::conv2d(normalised.to(compute_dtype_), conv1_weight.tensor.to(compute_dtype_), {}, config_.patch_size);
   const Tensor patches_BPD = patches_BDHW.flatten(2).transpose(1, 2).to(class_embedding.tensor.scalar_type());
   const Tensor start = class_embedding.tensor.expand({batch, 1, config_.vision_dim});
   const Tensor x_BLD = ln_pre.forward(at::cat({start, patches_BPD}, 1) + visual_positional_embedding.tensor);
   const auto attend = layers::dense_attention({});
-  const Tensor out = visual_transformer.forward(x_BLD, [&](int64_t) { return attend; }, runner);
+  const Tensor out = visual_transformer.forward(
+      x_BLD, [&](int64_t) { return attend; }, runner);
   return unit(at::matmul(ln_post.forward(out.select(1, 0)), visual_projection.tensor));
 }
 
 Tensor Clip::encode_text(const Tensor& ids_BT, layers::BlockRunner& runner) const {
   const int64_t length = config_.text_context;
-  TORCH_CHECK_VALUE(ids_BT.dim() == 2 && ids_BT.size(1) == length, "[clip] expected text ids [B, ", length, "], got ", ids_BT.sizes());
+  TORCH_CHECK_VALUE(ids_BT.dim() == 2 && ids_BT.size(1) == length, "[clip] expected text ids [B, ", length, "], got ",
+                    ids_BT.sizes());
   const Tensor x_BLD = token_embedding.forward(ids_BT) + positional_embedding.tensor;
   const Tensor bias = layers::mask_to_bias(layers::causal_mask(length), compute_dtype_).to(ids_BT.device());
   const auto attend = layers::dense_attention(bias);
-  const Tensor out = ln_final.forward(
-      transformer.forward(x_BLD, [&](int64_t) { return attend; }, runner, /*first_index=*/2 * config_.vision_layers));
+  const Tensor out = ln_final.forward(transformer.forward(
+      x_BLD, [&](int64_t) { return attend; }, runner, /*first_index=*/2 * config_.vision_layers));
   const Tensor rows = at::arange(ids_BT.size(0), ids_BT.options());
   const Tensor at_end = out.index({rows, ids_BT.argmax(-1)});
   return unit(at::matmul(at_end, text_projection.tensor));

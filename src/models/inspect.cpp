@@ -17,7 +17,8 @@ void print_tensors(const char* title, const std::vector<storage::NamedTensor>& t
   for (const auto& entry : tensors) total += entry.tensor.numel();
   std::cout << title << ": " << tensors.size() << " tensors, " << total << " numbers\n";
   if (!each) return;
-  for (const auto& [name, tensor] : tensors) std::cout << "  " << name << " " << tensor.sizes() << " " << tensor.dtype() << "\n";
+  for (const auto& [name, tensor] : tensors)
+    std::cout << "  " << name << " " << tensor.sizes() << " " << tensor.dtype() << "\n";
 }
 
 void print_pieces(const std::string& model, const std::string& text) {
@@ -37,9 +38,11 @@ int run_inspect(const InspectOptions& options) {
   if (options.verify) storage::verify_checkpoint(path);
   const auto checkpoint = storage::load_checkpoint(path);
   std::cout << path.string() << "\n"
-            << "kind: " << checkpoint.kind << "\nstep: " << checkpoint.step << "\nsamples seen: " << checkpoint.samples_seen << "\n";
+            << "kind: " << checkpoint.kind << "\nstep: " << checkpoint.step
+            << "\nsamples seen: " << checkpoint.samples_seen << "\n";
   if (options.verify) std::cout << "all files are whole and match their checksums\n";
-  for (const auto& [name, identity] : checkpoint.identities) std::cout << "identity of " << name << ": " << identity << "\n";
+  for (const auto& [name, identity] : checkpoint.identities)
+    std::cout << "identity of " << name << ": " << identity << "\n";
   for (const auto& [name, value] : checkpoint.scalars) std::cout << name << ": " << value << "\n";
   print_tensors("model", checkpoint.model, options.tensors);
   print_tensors("averaged weights", checkpoint.ema, options.tensors);

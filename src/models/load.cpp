@@ -19,7 +19,9 @@ std::unique_ptr<Dvae> make(const DvaeConfig& config, at::ScalarType dtype) {
 std::unique_ptr<Prior> make(const PriorConfig& config, at::ScalarType dtype) {
   return std::make_unique<Prior>(config, PriorCompute{dtype, at::kFloat});
 }
-std::unique_ptr<Clip> make(const ClipConfig& config, at::ScalarType dtype) { return std::make_unique<Clip>(config, dtype); }
+std::unique_ptr<Clip> make(const ClipConfig& config, at::ScalarType dtype) {
+  return std::make_unique<Clip>(config, dtype);
+}
 
 template <class Model, class Config>
 Loaded<Model> load(const std::filesystem::path& given, const std::string& kind, const LoadOptions& options) {
@@ -60,7 +62,8 @@ Loaded<Clip> load_clip(const std::filesystem::path& given, const LoadOptions& op
   return load<Clip, ClipConfig>(given, "clip", options);
 }
 
-std::vector<std::string> parameter_differences(const layers::Module& module, const std::vector<storage::NamedTensor>& tensors) {
+std::vector<std::string> parameter_differences(const layers::Module& module,
+                                               const std::vector<storage::NamedTensor>& tensors) {
   std::map<std::string, const Tensor*> given;
   for (const auto& entry : tensors) given[entry.name] = &entry.tensor;
   std::vector<std::string> differences;
@@ -69,7 +72,8 @@ std::vector<std::string> parameter_differences(const layers::Module& module, con
     if (found == given.end()) {
       differences.push_back(name + " is missing");
     } else if (found->second->sizes() != parameter->tensor.sizes()) {
-      differences.push_back(dalle::str(name, " is ", found->second->sizes(), " where the model has ", parameter->tensor.sizes()));
+      differences.push_back(
+          dalle::str(name, " is ", found->second->sizes(), " where the model has ", parameter->tensor.sizes()));
     }
     given.erase(name);
   }
@@ -84,7 +88,8 @@ std::string summarize_differences(const std::vector<std::string>& differences) {
   return text;
 }
 
-void load_parameters(layers::Module& module, const std::vector<storage::NamedTensor>& tensors, const std::string& place) {
+void load_parameters(layers::Module& module, const std::vector<storage::NamedTensor>& tensors,
+                     const std::string& place) {
   const auto differences = parameter_differences(module, tensors);
   if (!differences.empty()) {
     throw CheckpointError(Problem{place, "the tensors of this architecture", summarize_differences(differences), ""});

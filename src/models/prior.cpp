@@ -45,9 +45,12 @@ layers::TransformerOptions transformer_options(const PriorConfig& config, const 
 
 AttentionKind PriorConfig::layer_kind(int64_t layer) const {
   switch (layer_order) {
-    case LayerOrder::kPaper: return layers::paper_layer_kind(layer, num_layers);
-    case LayerOrder::kFull: return AttentionKind::kFull;
-    case LayerOrder::kList: return layer_kinds.at(static_cast<size_t>(layer));
+    case LayerOrder::kPaper:
+      return layers::paper_layer_kind(layer, num_layers);
+    case LayerOrder::kFull:
+      return AttentionKind::kFull;
+    case LayerOrder::kList:
+      return layer_kinds.at(static_cast<size_t>(layer));
   }
   return AttentionKind::kFull;
 }
@@ -59,10 +62,12 @@ void PriorConfig::validate(const std::string& place) const {
   if (conv_kernel % 2 == 0) throw ConfigError(Problem{place, "an odd conv_kernel", str(conv_kernel), ""});
   const auto kinds = static_cast<int64_t>(layer_kinds.size());
   if (layer_order == LayerOrder::kList && kinds != num_layers) {
-    throw ConfigError(Problem{place, str("one entry of layer_kinds for each of ", num_layers, " layers"), str(kinds), ""});
+    throw ConfigError(
+        Problem{place, str("one entry of layer_kinds for each of ", num_layers, " layers"), str(kinds), ""});
   }
   if (layer_order != LayerOrder::kList && kinds != 0) {
-    throw ConfigError(Problem{place, "no layer_kinds unless layer_order is list", str(kinds, " entries"), "set layer_order: list"});
+    throw ConfigError(
+        Problem{place, "no layer_kinds unless layer_order is list", str(kinds, " entries"), "set layer_order: list"});
   }
 }
 
@@ -72,7 +77,8 @@ Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
       masks_(std::make_shared<MaskCache>()),
       text_embedding(*this, "text_embedding", config.text_vocab_size, config.dim, config.embedding_init_std),
       text_pad_embedding(*this, "text_pad_embedding", config.text_context, config.dim, config.embedding_init_std),
-      text_position_embedding(*this, "text_position_embedding", config.text_context, config.dim, config.embedding_init_std),
+      text_position_embedding(*this, "text_position_embedding", config.text_context, config.dim,
+                              config.embedding_init_std),
       image_embedding(*this, "image_embedding", config.image_vocab_size, config.dim, config.embedding_init_std),
       image_row_embedding(*this, "image_row_embedding", config.grid_size, config.dim, config.embedding_init_std),
       image_column_embedding(*this, "image_column_embedding", config.grid_size, config.dim, config.embedding_init_std),
@@ -81,7 +87,8 @@ Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
       ln_final(*this, "ln_final", config.dim),
       // Zero at the start, as Child et al. 2019: the first loss is exactly ln V.
       text_head(*this, "text_head", {.in = config.dim, .out = config.text_targets(), .init = layers::Init::zeros()}),
-      image_head(*this, "image_head", {.in = config.dim, .out = config.image_vocab_size, .init = layers::Init::zeros()}) {}
+      image_head(*this, "image_head",
+                 {.in = config.dim, .out = config.image_vocab_size, .init = layers::Init::zeros()}) {}
 
 const AttendFunction& Prior::attend_of(AttentionKind kind, int64_t length, at::Device device) const {
   const std::lock_guard lock(masks_->mutex);
@@ -126,7 +133,8 @@ Tensor Prior::embed_image_slots(const Tensor& tokens_Bn, int64_t first) const {
 Tensor Prior::hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner) const {
   const int64_t slots = std::min(image_BI.size(1) + 1, config_.image_context());
   // Slot j holds token j - 1: shift right by one; the entry of slot 0 is ignored.
-  const Tensor shifted = at::cat({at::zeros({image_BI.size(0), 1}, image_BI.options()), image_BI.slice(1, 0, slots - 1)}, 1);
+  const Tensor shifted =
+      at::cat({at::zeros({image_BI.size(0), 1}, image_BI.options()), image_BI.slice(1, 0, slots - 1)}, 1);
   const Tensor x_BLD = at::cat({embed_text(caption_BT), embed_image_slots(shifted, 0)}, 1);
   const int64_t length = x_BLD.size(1);
   const auto attend = [&](int64_t layer) { return attend_of(config_.layer_kind(layer), length, x_BLD.device()); };

@@ -49,7 +49,8 @@ double attention_pairs(const PriorConfig& config, layers::AttentionKind kind) {
 
 double transformer_flops(int64_t dim, int64_t layers, int64_t mlp_ratio, double positions, double pairs) {
   const double d = static_cast<double>(dim);
-  return static_cast<double>(layers) * (2 * (4.0 + 2.0 * static_cast<double>(mlp_ratio)) * d * d * positions + 4 * d * pairs);
+  return static_cast<double>(layers) *
+         (2 * (4.0 + 2.0 * static_cast<double>(mlp_ratio)) * d * d * positions + 4 * d * pairs);
 }
 
 std::string scaled(double value, const char* unit) {

@@ -65,11 +65,15 @@ Subject dvae_step(const models::DvaeConfig& config, int64_t batch, at::ScalarTyp
   const auto step = [=] {
     const int64_t grid = config.grid_size();
     std::vector<RandomKey> keys;
-    for (int64_t i = 0; i < batch; ++i) keys.push_back(random_key(1, Purpose::kGumbel, static_cast<uint64_t>((*calls)++)));
-    const Tensor noise = gumbel_rows(keys, grid * grid * config.vocab_size, device).view({batch, grid, grid, config.vocab_size}).permute({0, 3, 1, 2});
+    for (int64_t i = 0; i < batch; ++i)
+      keys.push_back(random_key(1, Purpose::kGumbel, static_cast<uint64_t>((*calls)++)));
+    const Tensor noise = gumbel_rows(keys, grid * grid * config.vocab_size, device)
+                             .view({batch, grid, grid, config.vocab_size})
+                             .permute({0, 3, 1, 2});
     const Tensor logits = model->encode_logits(pixels);
     const Tensor stats = model->decode_stats(layers::gumbel_softmax(logits, noise, 1.0));
-    const Tensor nll = layers::logit_laplace_nll(layers::map_pixels(pixels), stats.slice(1, 0, 3), stats.slice(1, 3, 6)).mean();
+    const Tensor nll =
+        layers::logit_laplace_nll(layers::map_pixels(pixels), stats.slice(1, 0, 3), stats.slice(1, 3, 6)).mean();
     optimizer->zero_grad();
     (nll + layers::kl_to_uniform(logits).mean() * (6.6 / 192)).backward();
     optimizer->step(1e-4);
@@ -84,9 +88,12 @@ struct PriorBatch {
 PriorBatch random_tokens(const models::PriorConfig& config, int64_t batch, at::Device device) {
   const RandomKey keys[] = {random_key(2, Purpose::kEvaluation), random_key(3, Purpose::kEvaluation)};
   const auto draw = [&](const RandomKey& key, int64_t length, int64_t vocab) {
-    return (uniform_rows({&key, 1}, batch * length, device).view({batch, length}) * static_cast<double>(vocab)).to(at::kLong).clamp_max(vocab - 1);
+    return (uniform_rows({&key, 1}, batch * length, device).view({batch, length}) * static_cast<double>(vocab))
+        .to(at::kLong)
+        .clamp_max(vocab - 1);
   };
-  return {draw(keys[0], config.text_context - 1, config.text_vocab_size), draw(keys[1], config.image_context(), config.image_vocab_size)};
+  return {draw(keys[0], config.text_context - 1, config.text_vocab_size),
+          draw(keys[1], config.image_context(), config.image_vocab_size)};
 }
 
 std::shared_ptr<models::Prior> make_prior(const models::PriorConfig& config, at::ScalarType dtype, at::Device device) {
@@ -102,8 +109,10 @@ Subject prior_step(const models::PriorConfig& config, int64_t batch, at::ScalarT
   const PriorBatch data = random_tokens(config, batch, device);
   const auto step = [=] {
     const auto output = model->forward(data.captions, data.tokens);
-    const Tensor text = layers::cross_entropy_sum(output.text_logits_BTV, data.captions) / static_cast<double>(data.captions.numel());
-    const Tensor image = layers::cross_entropy_sum(output.image_logits_BIV, data.tokens) / static_cast<double>(data.tokens.numel());
+    const Tensor text =
+        layers::cross_entropy_sum(output.text_logits_BTV, data.captions) / static_cast<double>(data.captions.numel());
+    const Tensor image =
+        layers::cross_entropy_sum(output.image_logits_BIV, data.tokens) / static_cast<double>(data.tokens.numel());
     optimizer->zero_grad();
     (text * 0.125 + image * 0.875).backward();
     optimizer->step(1e-4);
@@ -124,11 +133,13 @@ Subject sampling(const models::PriorConfig& config, int64_t batch, at::ScalarTyp
 std::vector<BenchConfig> all_configs() {
   const auto dvae = [](std::string name, int64_t hidden, int64_t pixels, int64_t batch) {
     const models::DvaeConfig config{.image_size = pixels, .vocab_size = 8192, .hidden_dim = hidden};
-    return BenchConfig{BenchJob::kDvaeTrain, std::move(name), "images/s",
-                       [=](at::ScalarType dtype, at::Device device) { return dvae_step(config, batch, dtype, device); }};
+    return BenchConfig{BenchJob::kDvaeTrain, std::move(name), "images/s", [=](at::ScalarType dtype, at::Device device) {
+                         return dvae_step(config, batch, dtype, device);
+                       }};
   };
   const auto prior = [](BenchJob job, std::string name, int64_t text, int64_t grid, int64_t batch) {
-    const models::PriorConfig config{.text_context = text, .grid_size = grid, .dim = 256, .num_heads = 8, .num_layers = 8};
+    const models::PriorConfig config{
+        .text_context = text, .grid_size = grid, .dim = 256, .num_heads = 8, .num_layers = 8};
     return BenchConfig{job, std::move(name), "tokens/s", [=](at::ScalarType dtype, at::Device device) {
                          return job == BenchJob::kSample ? sampling(config, batch, dtype, device)
                                                          : prior_step(config, batch, dtype, device);
@@ -159,13 +170,20 @@ void run_config(const BenchConfig& config, const BenchOptions& options, at::Devi
   }
   for (size_t i = 0; i < subjects.size(); ++i) {
     const double items = static_cast<double>(subjects[i].items), median = quantile(seconds[i], 0.5);
-    nlohmann::ordered_json line{{"job", enum_name(options.job)}, {"config", config.name}, {"impl", subjects[i].impl},
-                                {"unit", config.unit}, {"median", items / median}, {"best", items / quantile(seconds[i], 0)},
+    nlohmann::ordered_json line{{"job", enum_name(options.job)},
+                                {"config", config.name},
+                                {"impl", subjects[i].impl},
+                                {"unit", config.unit},
+                                {"median", items / median},
+                                {"best", items / quantile(seconds[i], 0)},
                                 {"spread", (quantile(seconds[i], 0.9) - quantile(seconds[i], 0.1)) / median},
-                                {"rounds", options.rounds}, {"threads", options.threads}, {"device", describe_device(device)}};
+                                {"rounds", options.rounds},
+                                {"threads", options.threads},
+                                {"device", describe_device(device)}};
     if (i > 0) {
       std::vector<double> ratios;
-      for (size_t round = 0; round < seconds[i].size(); ++round) ratios.push_back(seconds[0][round] / seconds[i][round]);
+      for (size_t round = 0; round < seconds[i].size(); ++round)
+        ratios.push_back(seconds[0][round] / seconds[i][round]);
       line["ratio_to_ref"] = quantile(ratios, 0.5);
       line["ref"] = subjects[0].impl;
     }

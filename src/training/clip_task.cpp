@@ -66,7 +66,8 @@ std::map<std::string, std::string> ClipTask::identities() const {
 std::unique_ptr<data::Loader> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position);
   options.encode_caption = [this](std::string_view caption, int64_t position) {
-    const auto key = random_key(static_cast<uint64_t>(config_.trainer.seed), Purpose::kBpeDropout, static_cast<uint64_t>(position));
+    const auto key =
+        random_key(static_cast<uint64_t>(config_.trainer.seed), Purpose::kBpeDropout, static_cast<uint64_t>(position));
     return models::clip_text_ids(config_.model, tokenizer_.encode(caption, config_.bpe_dropout, key));
   };
   return std::make_unique<data::Loader>(dataset_, config_.data, std::move(options));
@@ -82,7 +83,8 @@ PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext& context) {
   if (dvae_ && config_.reconstructed_share > 0) {
     std::vector<int64_t> chosen;
     for (size_t i = 0; i < batch.positions.size(); ++i) {
-      RandomStream random(random_key(context.seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
+      RandomStream random(
+          random_key(context.seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
       if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
     }
     if (!chosen.empty()) {
@@ -107,7 +109,8 @@ StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext
   return {.loss = loss, .metrics = {{"logit_scale", model_.scale()}}};
 }
 
-void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix, Metrics& metrics) const {
+void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
+                             Metrics& metrics) const {
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> images, texts;
   for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
@@ -131,12 +134,15 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
 Metrics ClipTask::evaluate(int64_t) {
   Metrics metrics;
   add_retrieval(dataset_, std::min<int64_t>(100, dataset_.size()), "train", metrics);
-  if (validation_) add_retrieval(*validation_, validation_size(*validation_, config_.validation), "validation", metrics);
+  if (validation_)
+    add_retrieval(*validation_, validation_size(*validation_, config_.validation), "validation", metrics);
   return metrics;
 }
 
 std::vector<Sheet> ClipTask::preview(int64_t) { return {}; }
 
-Sheet ClipTask::input_sheet(const PreparedBatch& batch) { return captioned_sheet("inputs", batch, "what CLIP sees first"); }
+Sheet ClipTask::input_sheet(const PreparedBatch& batch) {
+  return captioned_sheet("inputs", batch, "what CLIP sees first");
+}
 
 }  // namespace dalle::training

@@ -7,7 +7,8 @@ namespace dalle::training {
 
 void TrainerConfig::validate(const std::string& place) const {
   if (micro_batch_size > 0 && batch_size % micro_batch_size != 0) {
-    throw ConfigError(Problem{place, str("batch_size divisible by micro_batch_size ", micro_batch_size), str(batch_size), ""});
+    throw ConfigError(
+        Problem{place, str("batch_size divisible by micro_batch_size ", micro_batch_size), str(batch_size), ""});
   }
   if (ema_decay >= 1) throw ConfigError(Problem{place, "ema_decay below 1", str(ema_decay), ""});
 }

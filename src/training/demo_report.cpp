@@ -41,8 +41,12 @@ class Table {
     std::printf("  %-66s %8.3f   %-10s %s\n", what.c_str(), value, bar.c_str(), met ? "ok" : "MISSED");
     all_met_ = all_met_ && met;
   }
-  void at_least(const std::string& what, double value, double bar) { row(what, value, ">= " + short_number(bar), value >= bar); }
-  void at_most(const std::string& what, double value, double bar) { row(what, value, "<= " + short_number(bar), value <= bar); }
+  void at_least(const std::string& what, double value, double bar) {
+    row(what, value, ">= " + short_number(bar), value >= bar);
+  }
+  void at_most(const std::string& what, double value, double bar) {
+    row(what, value, "<= " + short_number(bar), value <= bar);
+  }
   bool all_met() const { return all_met_; }
 
  private:
@@ -69,8 +73,10 @@ void clip_rows(const std::filesystem::path& run, Table& table) {
   table.at_least("CLIP: R@1 picture to caption among 100 training pairs", last.at("train_image_to_text_r1"), 0.6);
   table.at_least("CLIP: R@1 caption to picture among 100 training pairs", last.at("train_text_to_image_r1"), 0.6);
   const double chance = 5.0 / last.at("validation_pairs").get<double>();
-  table.at_least("CLIP: R@5 picture to caption, validation, times chance", last.at("validation_image_to_text_r5").get<double>() / chance, 2);
-  table.at_least("CLIP: R@5 caption to picture, validation, times chance", last.at("validation_text_to_image_r5").get<double>() / chance, 2);
+  table.at_least("CLIP: R@5 picture to caption, validation, times chance",
+                 last.at("validation_image_to_text_r5").get<double>() / chance, 2);
+  table.at_least("CLIP: R@5 caption to picture, validation, times chance",
+                 last.at("validation_text_to_image_r5").get<double>() / chance, 2);
 }
 
 Tensor read_picture(const std::filesystem::path& path) {
@@ -115,7 +121,8 @@ void sample_rows(const std::filesystem::path& samples, const std::filesystem::pa
     for (const auto& pictures : all) nth.push_back(pictures.at(n));
     random += evaluation::nearest_original_rate(at::stack(nth), originals) / static_cast<double>(candidates);
   }
-  table.at_least(str("samples: best of ", candidates, " is nearest to its own picture among ", captions.size()), kept, 0.8);
+  table.at_least(str("samples: best of ", candidates, " is nearest to its own picture among ", captions.size()), kept,
+                 0.8);
   table.row("samples: the same for a random candidate", random, "< kept", random < kept);
 }
 
@@ -126,7 +133,8 @@ int run_demo_report(const DemoReportOptions& options) {
   std::printf("The demo's figures:\n");
   dvae_rows(options.run / "dvae", table);
   clip_rows(options.run / "clip", table);
-  table.at_most("prior: image cross-entropy on training captions, nats per token", validation_lines(options.run / "prior").back().at("train_image_loss"), 0.03);
+  table.at_most("prior: image cross-entropy on training captions, nats per token",
+                validation_lines(options.run / "prior").back().at("train_image_loss"), 0.03);
   sample_rows(options.samples, options.data, table);
   return table.all_met() ? 0 : 1;
 }

@@ -36,7 +36,8 @@ std::string DvaeTask::model_config_yaml() const { return config::emit_yaml(confi
 
 std::unique_ptr<data::Loader> DvaeTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   return std::make_unique<data::Loader>(
-      dataset_, config_.data, loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position));
+      dataset_, config_.data,
+      loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position));
 }
 
 PreparedBatch DvaeTask::prepare(data::Batch batch, const StepContext&) {
@@ -85,7 +86,8 @@ Tensor DvaeTask::negative_log_likelihood(const Tensor& pixels, const Tensor& sta
 
 StepOutput DvaeTask::training_step(const PreparedBatch& batch, const StepContext& context) {
   const Tensor logits = model_.encode_logits(batch.pixels, *context.runner);
-  const Tensor relaxed = layers::gumbel_softmax(logits, gumbel(batch.batch.positions, Purpose::kGumbel), temperature(context.step));
+  const Tensor relaxed =
+      layers::gumbel_softmax(logits, gumbel(batch.batch.positions, Purpose::kGumbel), temperature(context.step));
   const Tensor stats = model_.decode_stats(relaxed, *context.runner);
   const double images = context.totals[0];
   const double sub_pixels = static_cast<double>(3 * config_.model.image_size * config_.model.image_size);
@@ -115,8 +117,12 @@ Metrics DvaeTask::evaluate(int64_t step) {
     const Tensor hard = layers::argmax_codes(logits + noise);  // the same noise: a draw from q, and its relaxation
     const Tensor stats = model_.decode_stats(layers::one_hot_codes(codes, vocab));
     const Tensor reconstruction = layers::reconstruction_from_stats(stats);
-    relaxed_nll += negative_log_likelihood(pixels, model_.decode_stats(layers::gumbel_softmax(logits, noise, temperature(step)))).sum().item<double>();
-    hard_nll += negative_log_likelihood(pixels, model_.decode_stats(layers::one_hot_codes(hard, vocab))).sum().item<double>();
+    relaxed_nll +=
+        negative_log_likelihood(pixels, model_.decode_stats(layers::gumbel_softmax(logits, noise, temperature(step))))
+            .sum()
+            .item<double>();
+    hard_nll +=
+        negative_log_likelihood(pixels, model_.decode_stats(layers::one_hot_codes(hard, vocab))).sum().item<double>();
     argmax_nll += negative_log_likelihood(pixels, stats).sum().item<double>();
     kl += layers::kl_to_uniform(logits).mean({1, 2}).sum().item<double>();
     psnr += generation::psnr(pixels, reconstruction).sum().item<double>();
@@ -143,16 +149,20 @@ std::vector<Sheet> DvaeTask::preview(int64_t step) {
   const auto batch = data::load_range(shown, config_.data, config_.model.image_size, 0, count);
   const Tensor pixels = to_unit_range(batch.images, device_);
   const Tensor logits = model_.encode_logits(pixels);
-  const Tensor relaxed = layers::gumbel_softmax(logits, gumbel(batch.positions, Purpose::kEvaluation), temperature(step));
+  const Tensor relaxed =
+      layers::gumbel_softmax(logits, gumbel(batch.positions, Purpose::kEvaluation), temperature(step));
   const std::vector<generation::SheetRow> rows{
       {"original", generation::make_cells(pixels)},
       {"relaxed, temperature " + short_number(temperature(step)),
        generation::make_cells(layers::reconstruction_from_stats(model_.decode_stats(relaxed)))},
       {"argmax codes", generation::make_cells(model_.decode(layers::argmax_codes(logits)))}};
-  const std::string title = std::string(validation_ ? "validation" : "training") + " pictures at step " + std::to_string(step);
+  const std::string title =
+      std::string(validation_ ? "validation" : "training") + " pictures at step " + std::to_string(step);
   return {{"reconstructions", generation::labelled_rows(rows, {.title = title})}};
 }
 
-Sheet DvaeTask::input_sheet(const PreparedBatch& batch) { return captioned_sheet("inputs", batch, "what the dVAE sees first"); }
+Sheet DvaeTask::input_sheet(const PreparedBatch& batch) {
+  return captioned_sheet("inputs", batch, "what the dVAE sees first");
+}
 
 }  // namespace dalle::training

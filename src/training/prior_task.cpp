@@ -38,6 +38,9 @@ Tensor id_rows(const std::vector<std::vector<int64_t>>& rows) {
   return at::stack(tensors);
 }
 
+// SentencePiece's mark of a space, in a form that sheets can draw.
+std::string shown_piece(const std::string& piece) { return piece == "\u2581" ? "_" : piece; }
+
 }  // namespace
 
 PriorTask::PriorTask(const PriorTraining& config, at::Device device)
@@ -46,8 +49,10 @@ PriorTask::PriorTask(const PriorTraining& config, at::Device device)
       dataset_(config.data.sources),
       validation_(open_validation(config.validation)),
       dvae_(models::load_dvae(config.dvae, {.device = device, .precision = config.precision})),
-      encoder_(text::Tokenizer::load(tokenizer_file(config.tokenizer)), config.model.max_caption_tokens(), config.bpe_dropout),
-      model_((config_ = with_sizes(config, dvae_.model->config(), encoder_.tokenizer())).model, compute_of(config, device)) {}
+      encoder_(text::Tokenizer::load(tokenizer_file(config.tokenizer)), config.model.max_caption_tokens(),
+               config.bpe_dropout),
+      model_((config_ = with_sizes(config, dvae_.model->config(), encoder_.tokenizer())).model,
+             compute_of(config, device)) {}
 
 std::string PriorTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
@@ -161,14 +166,16 @@ Sheet PriorTask::input_sheet(const PreparedBatch& batch) {
     const c10::NoGradGuard no_grad;  // the prior sees tokens: show what they decode to
     shown.pixels = dvae().decode(batch.tokens_BI.slice(0, 0, count).view({count, grid, grid}));
   }
-  return captioned_sheet("inputs", shown, "what the prior sees first: decoded image tokens and text pieces", [&](size_t i) {
-    std::string text;
-    for (int64_t k = 0; k < ids.size(1); ++k) {
-      const int64_t id = ids[static_cast<int64_t>(i)][k].item<int64_t>();
-      if (id >= 0) text += (text.empty() ? "" : "|") + encoder_.tokenizer().piece(id);
-    }
-    return text;
-  });
+  return captioned_sheet("inputs", shown, "what the prior sees first: decoded image tokens and text pieces",
+                         [&](size_t i) {
+                           std::string text;
+                           for (int64_t k = 0; k < ids.size(1); ++k) {
+                             const int64_t id = ids[static_cast<int64_t>(i)][k].item<int64_t>();
+                             if (id >= 0)
+                               text += (text.empty() ? "" : "|") + shown_piece(encoder_.tokenizer().piece(id));
+                           }
+                           return text;
+                         });
 }
 
 std::string PriorTask::closing_note() const {

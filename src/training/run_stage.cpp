@@ -19,7 +19,8 @@ void print_check(const cli::Invocation& call, const models::Summary& summary, in
 }
 
 void note_missing(const std::string& key, const std::filesystem::path& path) {
-  if (!path.empty() && !std::filesystem::exists(path)) log_info(str("note: ", key, ": ", path.string(), " is not there yet"));
+  if (!path.empty() && !std::filesystem::exists(path))
+    log_info(str("note: ", key, ": ", path.string(), " is not there yet"));
 }
 
 void note_missing_sources(const data::DataConfig& config) {
@@ -68,10 +69,11 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call) {
   const auto communicator = distributed::init(task.device());
   Trainer trainer(std::move(setup), task, *communicator);
-  RunDirectory run = call.resume ? RunDirectory::open(call.run_dir)
-                                 : RunDirectory::create(call.run_dir.empty() ? RunDirectory::default_path(call.config_name)
-                                                                             : call.run_dir,
-                                                        call.resolved_config);
+  RunDirectory run =
+      call.resume
+          ? RunDirectory::open(call.run_dir)
+          : RunDirectory::create(call.run_dir.empty() ? RunDirectory::default_path(call.config_name) : call.run_dir,
+                                 call.resolved_config);
   set_log_file(run.log_file());
   log_info(str(call.command, ": ", run.root().string()));
   log_info(str("device: ", describe_device(task.device()), "; parameters: ", task.module().num_parameters()));

@@ -25,8 +25,8 @@ void report(const text::Tokenizer& tokenizer, const std::vector<std::string>& ca
     words += 1 + std::count(caption.begin(), caption.end(), ' ');
   }
   log_info(str(captions.size(), " captions, ", tokens, " tokens; ",
-               short_number(static_cast<double>(tokens) / static_cast<double>(words)), " tokens a word, longest caption ",
-               longest, " tokens"));
+               short_number(static_cast<double>(tokens) / static_cast<double>(words)),
+               " tokens a word, longest caption ", longest, " tokens"));
   for (size_t i = 0; i < std::min<size_t>(3, captions.size()); ++i) {
     std::string pieces;
     for (const int64_t id : tokenizer.encode(captions[i])) pieces += (pieces.empty() ? "" : "|") + tokenizer.piece(id);

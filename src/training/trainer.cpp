@@ -64,7 +64,8 @@ void Trainer::start() {
   // The one batch of an overfitting run is the first, also after a resume.
   const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
   loader_ = task_.make_loader(setup_.trainer.micro_size(), position);
-  status_ = std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
+  status_ =
+      std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
 }
 
 bool Trainer::run(RunDirectory& directory) {
@@ -102,7 +103,8 @@ bool Trainer::run(RunDirectory& directory) {
 std::vector<PreparedBatch> Trainer::next_batches() {
   const auto& trainer = setup_.trainer;
   if (trainer.overfit_one_batch && !kept_batches_.empty()) return kept_batches_;
-  const StepContext context{.step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
+  const StepContext context{
+      .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
   std::vector<PreparedBatch> batches;
   for (int64_t done = 0; done < trainer.batch_size; done += trainer.micro_size()) {
     throughput_.begin_wait();
@@ -119,7 +121,8 @@ void Trainer::train_step() {
   const std::vector<PreparedBatch> batches = next_batches();
   if (step_ == 0 && communicator_.rank() == 0) write_sheet(task_.input_sheet(batches.front()));
 
-  StepContext context{.step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = &layers::plain_runner()};
+  StepContext context{
+      .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = &layers::plain_runner()};
   for (const auto& batch : batches) {
     const auto counts = task_.counts(batch);
     context.totals.resize(counts.size(), 0.0);
@@ -128,7 +131,8 @@ void Trainer::train_step() {
   if (communicator_.world_size() > 1 && !context.totals.empty()) {
     Tensor totals = at::tensor(context.totals, at::kDouble);
     communicator_.all_reduce_sum(totals);
-    for (size_t i = 0; i < context.totals.size(); ++i) context.totals[i] = totals[static_cast<int64_t>(i)].item<double>();
+    for (size_t i = 0; i < context.totals.size(); ++i)
+      context.totals[i] = totals[static_cast<int64_t>(i)].item<double>();
   }
 
   optimizer_.zero_grad();
@@ -175,12 +179,14 @@ void Trainer::check_finite(const Tensor& norm) {
   }
   ++nonfinite_in_row_;
   ++nonfinite_total_;
-  log_warning(str("step ", step_, ": the gradient is not finite; this update is skipped (", nonfinite_in_row_, " in a row)"));
+  log_warning(
+      str("step ", step_, ": the gradient is not finite; this update is skipped (", nonfinite_in_row_, " in a row)"));
   if (nonfinite_in_row_ >= setup_.trainer.max_nonfinite_steps) {
     status_->finish();
     save();
-    throw Error(Problem{str("step ", step_), "", str(nonfinite_in_row_, " updates in a row had a non-finite gradient"),
-                        "lower learning_rate, set trainer.clip_norm, or use precision: f32; the state before is saved"});
+    throw Error(
+        Problem{str("step ", step_), "", str(nonfinite_in_row_, " updates in a row had a non-finite gradient"),
+                "lower learning_rate, set trainer.clip_norm, or use precision: f32; the state before is saved"});
   }
 }
 
@@ -189,8 +195,10 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   cli::StatusUpdate update{.step = step_};
   for (const auto& [name, value] : step_metrics_) {
     values.emplace_back(name, value.item<double>());
-    if (name == "loss") update.loss = values.back().second;
-    else update.extra.emplace_back(values.back());
+    if (name == "loss")
+      update.loss = values.back().second;
+    else
+      update.extra.emplace_back(values.back());
   }
   values.emplace_back("learning_rate", learning_rate);
   for (const auto& value : task_.schedule_values(step_ - 1)) values.push_back(value);

@@ -69,11 +69,13 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
   const auto checkpoint = storage::load_checkpoint(path, storage::LoadParts::kEvaluation);
   const auto& weights = checkpoint.evaluation_weights();
   if (checkpoint.kind != task_.kind()) {
-    throw ConfigError(Problem{"trainer.init_from: " + path.string(), "a checkpoint of a " + task_.kind(), "one of a " + checkpoint.kind, ""});
+    throw ConfigError(Problem{"trainer.init_from: " + path.string(), "a checkpoint of a " + task_.kind(),
+                              "one of a " + checkpoint.kind, ""});
   }
   if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
     throw ConfigError(Problem{"trainer.init_from: " + path.string(), "the tensors of the model in this config",
-                              models::summarize_differences(differences), "compare the model sections of the two configs"});
+                              models::summarize_differences(differences),
+                              "compare the model sections of the two configs"});
   }
   models::load_parameters(task_.module(), weights, path.string());
   if (ema_) ema_.emplace(parameters_, setup_.trainer.ema_decay, setup_.trainer.ema_interval_steps);

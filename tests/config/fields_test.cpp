@@ -327,15 +327,16 @@ TEST(Describe, ListsEveryFieldWithTypeUnitDefaultAndHelp) {
       rows,
       ElementsAre("flag|bool||false|a switch", "small|int||3|a small number", "number|int|steps|7|a number|*",
                   "real|float||0.1|a real number", "text|string||plain|a text", "file|path|||a file",
-                  "color|red|dark_blue||red|a colour", "inner.lr|float|per step|0.0001|learning rate|*",
+                  "color|red|dark_blue||red|a colour", "inner.lr|float|per step|1e-04|learning rate|*",
                   "inner.clip|float or null||null|gradient norm", "inner.milestones|list of int||[1, 2]|steps|*",
-                  "extra|section or null||null|a section or nothing", "extra.lr|float|per step|0.0001|learning rate|*",
+                  "extra|section or null||null|a section or nothing", "extra.lr|float|per step|1e-04|learning rate|*",
                   "extra.clip|float or null||null|gradient norm", "extra.milestones|list of int||[1, 2]|steps|*",
-                  "many|list of sections||[]|sections", "many[].lr|float|per step|0.0001|learning rate|*",
+                  "many|list of sections||[]|sections", "many[].lr|float|per step|1e-04|learning rate|*",
                   "many[].clip|float or null||null|gradient norm", "many[].milestones|list of int||[1, 2]|steps|*",
                   "colors|list of red|dark_blue||[]|colours", "names|list of string||[]|texts",
-                  "source.type|string||tar|where pictures come from", "source.path|path|||the file",
-                  "source.shards|int|files|1|how many"));
+                  "source.type|tar|folder||tar|where pictures come from", "source.path|path|||the file (type tar)",
+                  "source.shards|int|files|1|how many (type tar)",
+                  "source.pattern|string||*.png|which pictures (type folder)"));
 }
 
 TEST(Describe, ChangeableByPath) {

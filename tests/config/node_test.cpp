@@ -147,7 +147,7 @@ TEST(Set, PathsThatDoNotFitTheTreeAreRefused) {
   EXPECT_THAT(refusal([] { after_set("l: [1]\n", {"l[2]=3"}); }), HasSubstr("an index from 0 to 1"));
   EXPECT_THAT(refusal([] { after_set("l: [1]\n", {"l.x=3"}); }), HasSubstr("a section above 'x'"));
   EXPECT_THAT(refusal([] { after_set("a: 1\n", {"a.b=3"}); }), HasSubstr("a section above 'b'"));
-  EXPECT_THAT(refusal([] { after_set("a: {b: 1}\n", {"a[0]=3"}); }), HasSubstr("a list"));
+  EXPECT_THAT(refusal([] { after_set("a: {b: 1}\n", {"a[0]=3"}); }), HasSubstr("a list above [0]"));
   EXPECT_THAT(refusal([] { after_set("", {"a=[1"}); }), HasSubstr("--set a=[1"));
 }
 

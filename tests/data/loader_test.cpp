@@ -10,61 +10,18 @@
 #include <set>
 #include <thread>
 
-#include "dalle/config/fields.h"
 #include "dalle/core/error.h"
-#include "dalle/core/random.h"
 #include "dalle/core/str.h"
+#include "support/memory_source.h"
 
 namespace dalle::data {
 namespace {
 
+using testing::dataset_of;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-/// Pictures made in memory; those named in `bad` are no pictures.
-class MemorySource : public Source {
- public:
-  MemorySource(int64_t size, std::set<int64_t> bad = {}, int64_t picture_size = 20) : bad_(std::move(bad)) {
-    for (int64_t i = 0; i < size; ++i) {
-      at::Tensor image = at::full({picture_size, picture_size, 3}, i % 256, at::kByte);
-      image.select(1, 0).fill_(255);  // tells left from right
-      pictures_.push_back(encode_png(image));
-      captions_.push_back({str("caption ", i), str("second ", i), str("third ", i)});
-    }
-  }
-  int64_t size() const override { return static_cast<int64_t>(pictures_.size()); }
-  RawSample read(int64_t index) const override {
-    if (index == throwing) throw FileError("disk on fire");
-    ++num_reads;
-    const auto i = static_cast<size_t>(index);
-    return {str("key", index), bad_.contains(index) ? "no picture" : pictures_[i], captions_[i]};
-  }
-  const std::vector<std::string>& captions(int64_t index) const override {
-    return captions_[static_cast<size_t>(index)];
-  }
-  std::string place(int64_t index) const override { return str("memory: key", index); }
-  std::string name() const override { return "memory"; }
-  const SourceReport& report() const override { return report_; }
-
-  int64_t throwing = -1;
-  mutable std::atomic<int64_t> num_reads = 0;
-
- private:
-  std::set<int64_t> bad_;
-  std::vector<std::string> pictures_;
-  std::vector<std::vector<std::string>> captions_;
-  SourceReport report_;
-};
-
-Dataset dataset_of(std::unique_ptr<Source> source) {
-  std::vector<std::unique_ptr<Source>> sources;
-  sources.push_back(std::move(source));
-  return Dataset(std::move(sources));
-}
-
-Dataset memory_dataset(int64_t size, std::set<int64_t> bad = {}) {
-  return dataset_of(std::make_unique<MemorySource>(size, std::move(bad)));
-}
+using testing::memory_dataset;
+using testing::MemorySource;
 
 DataConfig config_with(int threads = 1, double max_bad_share = 0.01) {
   return {.horizontal_flip = true, .loader_threads = threads, .max_bad_share = max_bad_share};
@@ -295,36 +252,6 @@ TEST(LoadRange, GivesSourceOrderWithoutAugmentation) {
   EXPECT_EQ(load_range(dataset, config_with(), 20, 10, 100).keys.size(), 2u);
   EXPECT_THROW(load_range(dataset, config_with(), 20, 4, 1), DataError);
   EXPECT_THROW(load_range(dataset, config_with(), 20, 12, 5), DataError);
-}
-
-TEST(Dataset, JoinsItsSources) {
-  std::vector<std::unique_ptr<Source>> sources;
-  sources.push_back(std::make_unique<MemorySource>(3));
-  sources.push_back(std::make_unique<MemorySource>(2));
-  const Dataset dataset(std::move(sources));
-  EXPECT_EQ(dataset.size(), 5);
-  EXPECT_EQ(dataset.read(2).key, "key2");
-  EXPECT_EQ(dataset.read(3).key, "key0");
-  EXPECT_EQ(dataset.captions(4)[0], "caption 1");
-  EXPECT_EQ(dataset.all_captions().size(), 15u);
-  EXPECT_THROW(dataset.read(5), c10::ValueError);
-  EXPECT_THROW(Dataset(std::vector<SourceConfig>{}), ConfigError);
-  EXPECT_THROW(Dataset(std::vector<SourceConfig>{{.path = "/nonexistent.tar"}}), ConfigError);
-}
-
-TEST(DataConfig, LoadsChecksAndParsesColours) {
-  const auto config = config::load_config<DataConfig>(config::parse_yaml(
-      "sources: [{path: a.tar}, {path: b.tar, max_samples: 5}]\naugmentation: stage2\nbackground: '#102030'\n",
-      "test.yaml"));
-  EXPECT_EQ(config.sources[1].max_samples, 5);
-  EXPECT_EQ(config.augmentation, Augmentation::kStage2);
-  const Background color = parse_background(config.background);
-  EXPECT_THAT((std::vector<int>{color.red, color.green, color.blue}), ElementsAre(16, 32, 48));
-  for (const char* yaml :
-       {"sources: []", "sources: [{path: a}]\nbackground: pink", "sources: [{path: a}]\nbackground: '#12345g'",
-        "sources: [{path: a}]\nloader_threads: 0", "sources: [{path: a}]\naugmentation: stage3"}) {
-    EXPECT_THROW(config::load_config<DataConfig>(config::parse_yaml(yaml, "test.yaml")), ConfigError) << yaml;
-  }
 }
 
 TEST(Loader, TrainsOnTheShippedPictures) {

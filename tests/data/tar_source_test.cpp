@@ -244,31 +244,5 @@ TEST(TarSource, AShardThatShrinksLaterIsAFileError) {
   EXPECT_THROW(source->read(1), FileError);
 }
 
-TEST(ExpandShards, RangesListsGlobsAndFolders) {
-  const TempDirectory folder("tar");
-  for (const char* name : {"s-08.tar", "s-09.tar", "s-10.tar", "t-a.tar", "t-b.tar"}) write_file(folder / name, "x");
-  const auto names = [&](const std::string& pattern) {
-    std::vector<std::string> found;
-    for (const auto& path : expand_shards(folder / pattern)) found.push_back(path.filename().string());
-    return found;
-  };
-  EXPECT_THAT(names("s-{08..10}.tar"), ElementsAre("s-08.tar", "s-09.tar", "s-10.tar"));
-  EXPECT_THAT(names("{t-b,s-09}.tar"), ElementsAre("t-b.tar", "s-09.tar"));
-  EXPECT_THAT(names("t-?.tar"), ElementsAre("t-a.tar", "t-b.tar"));
-  EXPECT_THAT(names("{s,t}-*.tar"), ElementsAre("s-08.tar", "s-09.tar", "s-10.tar", "t-a.tar", "t-b.tar"));
-  EXPECT_THAT(names("."), ElementsAre("s-08.tar", "s-09.tar", "s-10.tar", "t-a.tar", "t-b.tar"));
-  EXPECT_THAT(names("s-10.tar"), ElementsAre("s-10.tar"));
-}
-
-TEST(ExpandShards, MissingOnesAreConfigErrors) {
-  const TempDirectory folder("tar");
-  write_file(folder / "s-0.tar", "x");
-  std::filesystem::create_directory(folder / "empty");
-  for (const char* pattern : {"none.tar", "s-{0..1}.tar", "x*.tar", "empty", "s-{a..b}.tar", "s-{3..1}.tar"}) {
-    EXPECT_THROW(expand_shards(folder / pattern), ConfigError) << pattern;
-  }
-  EXPECT_THROW(expand_shards(""), ConfigError);
-}
-
 }  // namespace
 }  // namespace dalle::data

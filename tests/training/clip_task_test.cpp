@@ -129,7 +129,8 @@ TEST(ClipTask, RefusesSettingsThatMeanNothing) {
   EXPECT_THAT(message_of<ConfigError>([&] { config.validate("clip.yaml"); }), HasSubstr("compares a whole batch"));
   config.trainer.micro_batch_size = 0;
   config.dvae.clear();
-  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("clip.yaml"); }), HasSubstr("a dvae for reconstructed_share"));
+  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("clip.yaml"); }),
+              HasSubstr("a dvae for reconstructed_share"));
   config.reconstructed_share = 0;
   EXPECT_NO_THROW(config.validate("clip.yaml"));
   EXPECT_FALSE(ClipTask(config, at::kCPU).identities().contains("dvae"));

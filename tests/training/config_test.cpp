@@ -84,15 +84,17 @@ TEST(Config, ThePapersModelsHaveThePapersSizes) {
 
 TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
   const Folder demo(kConfigs / "demo");
-  for (const int64_t parameters : {parameters_of(demo.dvae.model), parameters_of(demo.clip.model), parameters_of(demo.prior.model)}) {
+  for (const int64_t parameters :
+       {parameters_of(demo.dvae.model), parameters_of(demo.clip.model), parameters_of(demo.prior.model)}) {
     EXPECT_GT(parameters, 100'000);
     EXPECT_LT(parameters, 20'000'000);
   }
   EXPECT_EQ(demo.clip.model.image_size, demo.dvae.model.image_size);
   EXPECT_EQ(demo.clip.dvae, demo.prior.dvae);
   EXPECT_EQ(demo.clip.tokenizer, demo.prior.tokenizer);
-  for (const auto& sources : {demo.tokenizer.data.sources, demo.dvae.data.sources, demo.clip.data.sources, demo.prior.data.sources,
-                              demo.dvae.validation.sources, demo.clip.validation.sources, demo.prior.validation.sources}) {
+  for (const auto& sources :
+       {demo.tokenizer.data.sources, demo.dvae.data.sources, demo.clip.data.sources, demo.prior.data.sources,
+        demo.dvae.validation.sources, demo.clip.validation.sources, demo.prior.validation.sources}) {
     ASSERT_FALSE(sources.empty());
     for (const auto& source : sources) EXPECT_TRUE(fs::exists(source.path)) << source.path;
   }
@@ -105,7 +107,8 @@ TEST(Config, EveryShippedConfigIsTested) {
   for (const auto& entry : fs::recursive_directory_iterator(kConfigs)) {
     if (entry.path().extension() != ".yaml") continue;
     ++found;
-    EXPECT_TRUE(kinds.contains(entry.path().filename().string()) && folders.contains(entry.path().parent_path().filename().string()))
+    EXPECT_TRUE(kinds.contains(entry.path().filename().string()) &&
+                folders.contains(entry.path().parent_path().filename().string()))
         << entry.path();
   }
   EXPECT_EQ(found, 8);
@@ -130,12 +133,12 @@ TEST(Config, EveryKeyIsDescribed) {
 // What docs promise about --resume: intervals, lengths, schedules and threads may change, the model and the data may not.
 TEST(Config, OnlyWhatKeepsTheRunTheSameMayChange) {
   const auto rows = config::describe<PriorTraining>();
-  for (const char* path : {"trainer.num_steps", "trainer.checkpoint_interval_steps", "learning_rate.start", "learning_rate.halve_at[0]",
-                           "data.loader_threads", "precision"}) {
+  for (const char* path : {"trainer.num_steps", "trainer.checkpoint_interval_steps", "learning_rate.start",
+                           "learning_rate.halve_at[0]", "data.loader_threads", "precision"}) {
     EXPECT_TRUE(config::is_changeable(rows, path)) << path;
   }
-  for (const char* path : {"trainer.seed", "trainer.batch_size", "trainer.freeze[0]", "model.dim", "data.sources[0].path", "dvae",
-                           "tokenizer", "text_loss_weight", "data.num_streams"}) {
+  for (const char* path : {"trainer.seed", "trainer.batch_size", "trainer.freeze[0]", "model.dim",
+                           "data.sources[0].path", "dvae", "tokenizer", "text_loss_weight", "data.num_streams"}) {
     EXPECT_FALSE(config::is_changeable(rows, path)) << path;
   }
 }
@@ -151,7 +154,8 @@ TEST(Config, KeysAreCheckedWhereTheyAreWritten) {
   };
   EXPECT_THAT(load("trainer:\n  num_step: 3\n"), HasSubstr("my.yaml:2: unknown key 'trainer.num_step'"));
   EXPECT_THAT(load("trainer:\n  num_step: 3\n"), HasSubstr("did you mean 'num_steps'?"));
-  EXPECT_THAT(load("trainer:\n  batch_size: 0\n"), HasSubstr("my.yaml:2 (trainer.batch_size): expected a number >= 1, got '0'"));
+  EXPECT_THAT(load("trainer:\n  batch_size: 0\n"),
+              HasSubstr("my.yaml:2 (trainer.batch_size): expected a number >= 1, got '0'"));
   EXPECT_THAT(load("relaxation:\n  kl_normalization: papr\n"), HasSubstr("one of: per_position, paper"));
   EXPECT_THAT(load("trainer:\n  batch_size: 6\n  micro_batch_size: 4\n"), HasSubstr("divisible by micro_batch_size 4"));
 }

@@ -1,5 +1,6 @@
 #include "dalle/training/dvae_task.h"
 
+#include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -21,7 +22,9 @@ void make_lively(TrainingTask& task) {
   for (const auto& [name, parameter] : task.module().named_parameters()) parameter->tensor.mul_(2);
 }
 
-PreparedBatch first_batch(TrainingTask& task, int64_t size) { return task.prepare(task.make_loader(size, 0)->next(), {}); }
+PreparedBatch first_batch(TrainingTask& task, int64_t size) {
+  return task.prepare(task.make_loader(size, 0)->next(), {});
+}
 
 TEST(DvaeTask, TheKlCoefficientIsThePapers) {
   // 6.6 / 192 = 6.6 * 32^2 / (3 * 256^2); at stride 4 there are four times the positions.
@@ -57,9 +60,11 @@ struct SlowLoss {
 };
 
 /// The relaxed evidence lower bound of a batch, number by number in f64 from the encoder's logits on.
-SlowLoss slow_loss(const models::Dvae& model, const PreparedBatch& batch, const DvaeTraining& config, double temperature) {
+SlowLoss slow_loss(const models::Dvae& model, const PreparedBatch& batch, const DvaeTraining& config,
+                   double temperature) {
   const int64_t size = batch.pixels.size(0), vocab = config.model.vocab_size, grid = config.model.grid_size();
-  const Tensor logits_BPV = model.encode_logits(batch.pixels).permute({0, 2, 3, 1}).reshape({size, grid * grid, vocab}).contiguous();
+  const Tensor logits_BPV =
+      model.encode_logits(batch.pixels).permute({0, 2, 3, 1}).reshape({size, grid * grid, vocab}).contiguous();
   Tensor z_BPV = at::empty_like(logits_BPV);
   SlowLoss loss;
   for (int64_t b = 0; b < size; ++b) {
@@ -71,7 +76,8 @@ SlowLoss slow_loss(const models::Dvae& model, const PreparedBatch& batch, const 
       const float* gumbel = noise.const_data_ptr<float>() + p * vocab;
       float* z = z_BPV[b][p].mutable_data_ptr<float>();
       double sum_q = 0, sum_z = 0;
-      for (int64_t v = 0; v < vocab; ++v) sum_q += std::exp(row[v]), sum_z += std::exp((row[v] + gumbel[v]) / temperature);
+      for (int64_t v = 0; v < vocab; ++v)
+        sum_q += std::exp(row[v]), sum_z += std::exp((row[v] + gumbel[v]) / temperature);
       for (int64_t v = 0; v < vocab; ++v) {
         const double q = std::exp(row[v]) / sum_q;
         loss.kl += q * std::log(q * static_cast<double>(vocab)) / static_cast<double>(size * grid * grid);
@@ -149,7 +155,8 @@ TEST(DvaeTask, ValidationDoesNotDependOnItsBatches) {
     results.push_back(by_name(task.evaluate(5)));
   }
   ASSERT_TRUE(results[0].contains("psnr") && results[0].contains("ssim") && results[0].contains("codes_used"));
-  for (const auto& [name, value] : results[0]) EXPECT_NEAR(results[1].at(name), value, 1e-5 * std::abs(value) + 1e-7) << name;
+  for (const auto& [name, value] : results[0])
+    EXPECT_NEAR(results[1].at(name), value, 1e-5 * std::abs(value) + 1e-7) << name;
 }
 
 TEST(DvaeTask, NoValidationDataNoNumbers) {

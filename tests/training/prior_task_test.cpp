@@ -17,7 +17,9 @@ void start(TrainingTask& task) {
   task.module().initialize(4);
 }
 
-PreparedBatch first_batch(TrainingTask& task, int64_t size) { return task.prepare(task.make_loader(size, 0)->next(), {}); }
+PreparedBatch first_batch(TrainingTask& task, int64_t size) {
+  return task.prepare(task.make_loader(size, 0)->next(), {});
+}
 
 TEST(PriorTask, TheDvaeIsFrozen) {
   const testing::TempDirectory scratch("prior-frozen");
@@ -60,7 +62,8 @@ TEST(PriorTask, TheLossIsAnEighthTextAndTheRestImage) {
   // Number by number: mean over all targets of the batch.
   const auto& model = dynamic_cast<const models::Prior&>(task.module());
   const auto logits = model.forward(batch.batch.caption_ids, batch.tokens_BI);
-  const Tensor text = logits.text_logits_BTV.to(at::kDouble).log_softmax(2), image = logits.image_logits_BIV.to(at::kDouble).log_softmax(2);
+  const Tensor text = logits.text_logits_BTV.to(at::kDouble).log_softmax(2),
+               image = logits.image_logits_BIV.to(at::kDouble).log_softmax(2);
   double text_sum = 0, image_sum = 0, num_text = 0;
   for (int64_t b = 0; b < 4; ++b) {
     for (int64_t t = 0; t < batch.batch.caption_ids.size(1); ++t) {
@@ -83,15 +86,18 @@ TEST(PriorTask, TheLossIsAnEighthTextAndTheRestImage) {
 TEST(PriorTask, SizesComeFromTheDvaeAndTheTokenizer) {
   auto config = tiny_prior();
   const int64_t pieces = text::Tokenizer::load(config.tokenizer).vocab_size();
-  const auto made = config::load_config<models::PriorConfig>(config::parse_yaml(PriorTask(config, at::kCPU).model_config_yaml(), "model"));
+  const auto made = config::load_config<models::PriorConfig>(
+      config::parse_yaml(PriorTask(config, at::kCPU).model_config_yaml(), "model"));
   EXPECT_EQ(made.grid_size, 4);
   EXPECT_EQ(made.image_vocab_size, 16);
   EXPECT_EQ(made.text_vocab_size, pieces);
   config.model.grid_size = 8;
-  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("model.grid_size: expected 4, as the dVAE has"));
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }),
+              HasSubstr("model.grid_size: expected 4, as the dVAE has"));
   config.model.grid_size = 4;
   config.model.image_vocab_size = 8192;
-  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("model.image_vocab_size: expected 16"));
+  EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }),
+              HasSubstr("model.image_vocab_size: expected 16"));
   config.model.image_vocab_size = 0;
   config.model.text_vocab_size = 16384;
   EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("as the tokenizer has"));

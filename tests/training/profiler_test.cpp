@@ -25,8 +25,10 @@ TEST(Profiler, RecordsTheStepsAskedFor) {
     for (int64_t step = 0; step < 6; ++step) {
       profiler.before_step(step);
       const Tensor x = at::ones({3, 3});
-      if (step == 2 || step == 3) at::mm(x, x);
-      else at::cumsum(x, 0);
+      if (step == 2 || step == 3)
+        at::mm(x, x);
+      else
+        at::cumsum(x, 0);
       profiler.after_step(step + 1);
       EXPECT_EQ(fs::exists(scratch / "trace.json"), step >= 3) << step;
     }

@@ -16,7 +16,12 @@ using ::testing::HasSubstr;
 const fs::path kPaper = fs::path(DALLE_SOURCE_DIR) / "configs/paper";
 
 cli::Invocation call_for(const fs::path& root, bool resume = false) {
-  return {.command = "train-it", .config_name = "tiny", .run_dir = root, .resume = resume, .device = "cpu", .resolved_config = "a: 1\n"};
+  return {.command = "train-it",
+          .config_name = "tiny",
+          .run_dir = root,
+          .resume = resume,
+          .device = "cpu",
+          .resolved_config = "a: 1\n"};
 }
 
 template <class Config>
@@ -28,16 +33,21 @@ std::string checked(void (*check)(const Config&, const cli::Invocation&), const 
 }
 
 TEST(RunStage, CheckReportsThePapersModelsWithoutTheirMemory) {
-  EXPECT_THAT(checked(check_dvae, config::load_config_file<DvaeTraining>(kPaper / "dvae.yaml")), HasSubstr("97,616,006"));
-  EXPECT_THAT(checked(check_prior, config::load_config_file<PriorTraining>(kPaper / "prior.yaml")), HasSubstr("12,292,840,960"));
-  EXPECT_THAT(checked(check_clip, config::load_config_file<ClipTraining>(kPaper / "clip.yaml")), HasSubstr("parameters: 1"));
+  EXPECT_THAT(checked(check_dvae, config::load_config_file<DvaeTraining>(kPaper / "dvae.yaml")),
+              HasSubstr("97,616,006"));
+  EXPECT_THAT(checked(check_prior, config::load_config_file<PriorTraining>(kPaper / "prior.yaml")),
+              HasSubstr("12,292,840,960"));
+  EXPECT_THAT(checked(check_clip, config::load_config_file<ClipTraining>(kPaper / "clip.yaml")),
+              HasSubstr("parameters: 1"));
 }
 
 TEST(RunStage, CheckFillsInTheSizesOfOtherRuns) {
   PriorTask prior(tiny_prior(), at::kCPU);
-  EXPECT_THAT(checked(check_prior, tiny_prior()), HasSubstr(str("parameters: ", prior.module().num_parameters() / 1000, ",")));
+  EXPECT_THAT(checked(check_prior, tiny_prior()),
+              HasSubstr(str("parameters: ", prior.module().num_parameters() / 1000, ",")));
   ClipTask clip(tiny_clip(), at::kCPU);
-  EXPECT_THAT(checked(check_clip, tiny_clip()), HasSubstr(str("parameters: ", clip.module().num_parameters() / 1000, ",")));
+  EXPECT_THAT(checked(check_clip, tiny_clip()),
+              HasSubstr(str("parameters: ", clip.module().num_parameters() / 1000, ",")));
   auto lost = tiny_prior();
   lost.dvae = "nowhere";
   EXPECT_THROW(checked(check_prior, lost), ConfigError);
@@ -74,9 +84,8 @@ TEST(RunStage, ASignalGivesItsOwnExitCode) {
 TEST(RunStage, AnExistingRunIsRefused) {
   const testing::TempDirectory scratch("stage-existing");
   write_file(scratch / "thesis.txt", "years of work");
-  const std::string message = message_of<ConfigError>([&] {
-    run_stage<DvaeTask, DvaeTraining>(tiny_dvae(1), call_for(scratch.path()));
-  });
+  const std::string message =
+      message_of<ConfigError>([&] { run_stage<DvaeTask, DvaeTraining>(tiny_dvae(1), call_for(scratch.path())); });
   EXPECT_THAT(message, HasSubstr("--resume"));
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
 }

@@ -68,7 +68,8 @@ Config tiny_base(int64_t num_steps) {
   config.data.augmentation = data::Augmentation::kStage2;
   config.data.prefetch_batches = 2;
   config.validation = {.sources = {emoji("val.tar", 16)}, .max_samples = 8, .batch_size = 4};
-  config.learning_rate = {.type = optim::ScheduleType::kCosine, .start = 4e-3, .end = 1e-4, .steps = 30, .warmup_steps = 2};
+  config.learning_rate = {
+      .type = optim::ScheduleType::kCosine, .start = 4e-3, .end = 1e-4, .steps = 30, .warmup_steps = 2};
   return config;
 }
 
@@ -76,8 +77,17 @@ inline DvaeTraining tiny_dvae(int64_t num_steps = 10) {
   auto config = tiny_base<DvaeTraining>(num_steps);
   config.data.augmentation = data::Augmentation::kStage1;
   config.data.horizontal_flip = true;
-  config.model = {.image_size = 16, .vocab_size = 16, .hidden_dim = 8, .num_groups = 3, .num_blocks_per_group = 1, .decoder_init_dim = 8};
-  config.relaxation = {.temperature_start = 1, .temperature_end = 0.25, .temperature_steps = 20, .kl_weight_end = 6.6, .kl_weight_steps = 8};
+  config.model = {.image_size = 16,
+                  .vocab_size = 16,
+                  .hidden_dim = 8,
+                  .num_groups = 3,
+                  .num_blocks_per_group = 1,
+                  .decoder_init_dim = 8};
+  config.relaxation = {.temperature_start = 1,
+                       .temperature_end = 0.25,
+                       .temperature_steps = 20,
+                       .kl_weight_end = 6.6,
+                       .kl_weight_steps = 8};
   return config;
 }
 
@@ -104,8 +114,17 @@ inline const Parts& parts() {
 
 inline ClipTraining tiny_clip(int64_t num_steps = 10) {
   auto config = tiny_base<ClipTraining>(num_steps);
-  config.model = {.image_size = 16, .patch_size = 4, .vision_dim = 16, .vision_layers = 1, .vision_heads = 2, .text_context = 8,
-                  .text_vocab_size = 0, .text_dim = 16, .text_layers = 1, .text_heads = 2, .embed_dim = 8};
+  config.model = {.image_size = 16,
+                  .patch_size = 4,
+                  .vision_dim = 16,
+                  .vision_layers = 1,
+                  .vision_heads = 2,
+                  .text_context = 8,
+                  .text_vocab_size = 0,
+                  .text_dim = 16,
+                  .text_layers = 1,
+                  .text_heads = 2,
+                  .embed_dim = 8};
   config.tokenizer = parts().tokenizer;
   config.bpe_dropout = 0.2;
   config.dvae = parts().dvae;
@@ -116,8 +135,15 @@ inline ClipTraining tiny_clip(int64_t num_steps = 10) {
 
 inline PriorTraining tiny_prior(int64_t num_steps = 10) {
   auto config = tiny_base<PriorTraining>(num_steps);
-  config.model = {.text_context = 10, .text_vocab_size = 0, .grid_size = 0, .image_vocab_size = 0, .dim = 16, .num_heads = 2,
-                  .num_layers = 4, .conv_kernel = 3, .init_scale = 1};
+  config.model = {.text_context = 10,
+                  .text_vocab_size = 0,
+                  .grid_size = 0,
+                  .image_vocab_size = 0,
+                  .dim = 16,
+                  .num_heads = 2,
+                  .num_layers = 4,
+                  .conv_kernel = 3,
+                  .init_scale = 1};
   config.tokenizer = parts().tokenizer;
   config.dvae = parts().dvae;
   config.bpe_dropout = 0.2;
@@ -179,7 +205,9 @@ class WatchedTask : public TrainingTask {
   layers::Module& module() override { return task_.module(); }
   std::string model_config_yaml() const override { return task_.model_config_yaml(); }
   at::Device device() const override { return task_.device(); }
-  std::unique_ptr<data::Loader> make_loader(int64_t size, int64_t start) override { return task_.make_loader(size, start); }
+  std::unique_ptr<data::Loader> make_loader(int64_t size, int64_t start) override {
+    return task_.make_loader(size, start);
+  }
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override {
     return task_.prepare(std::move(batch), context);
   }
@@ -205,7 +233,8 @@ inline std::vector<nlohmann::ordered_json> metrics_of(const fs::path& root, cons
   for (std::string line; std::getline(text, line);) {
     auto entry = nlohmann::ordered_json::parse(line);
     if (!phase.empty() && entry["phase"] != phase) continue;
-    for (const char* key : {"time", "data_wait_share", "images_per_second", "pairs_per_second", "tokens_per_second"}) entry.erase(key);
+    for (const char* key : {"time", "data_wait_share", "images_per_second", "pairs_per_second", "tokens_per_second"})
+      entry.erase(key);
     lines.push_back(std::move(entry));
   }
   return lines;
@@ -221,7 +250,8 @@ inline std::vector<double> train_values(const fs::path& root, const std::string&
 inline storage::Checkpoint latest(const fs::path& root) { return storage::load_latest_good(root).checkpoint; }
 
 /// Same names in the same order, each bit the same.
-inline void expect_same_tensors(const std::vector<storage::NamedTensor>& actual, const std::vector<storage::NamedTensor>& expected) {
+inline void expect_same_tensors(const std::vector<storage::NamedTensor>& actual,
+                                const std::vector<storage::NamedTensor>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     EXPECT_EQ(actual[i].name, expected[i].name);

@@ -39,12 +39,14 @@ TEST(TokenizerRun, RefusesWithoutLeavingAnything) {
   const testing::TempDirectory scratch("tokenizer-refused");
   auto config = small_config();
   config.tokenizer.vocab_size = 20;
-  EXPECT_THAT(message_of<ConfigError>([&] { run_tokenizer_training(config, call_for(scratch / "run")); }), HasSubstr("vocab_size"));
+  EXPECT_THAT(message_of<ConfigError>([&] { run_tokenizer_training(config, call_for(scratch / "run")); }),
+              HasSubstr("vocab_size"));
   config.data.sources[0].path = scratch / "nowhere.tar";
   EXPECT_THROW(run_tokenizer_training(config, call_for(scratch / "run")), ConfigError);
   auto call = call_for(scratch / "run");
   call.resume = true;
-  EXPECT_THAT(message_of<ConfigError>([&] { run_tokenizer_training(small_config(), call); }), HasSubstr("nothing to resume"));
+  EXPECT_THAT(message_of<ConfigError>([&] { run_tokenizer_training(small_config(), call); }),
+              HasSubstr("nothing to resume"));
   EXPECT_FALSE(fs::exists(scratch / "run"));
   write_file(scratch / "used.txt", "x");
   EXPECT_THROW(run_tokenizer_training(small_config(), call_for(scratch.path())), ConfigError);

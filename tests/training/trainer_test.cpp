@@ -1,6 +1,7 @@
 // What the loop does in each step: accumulating, skipping, freezing, averaging, starting from other weights.
 #include "dalle/training/trainer.h"
 
+#include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -284,15 +285,16 @@ TEST(Trainer, WritesWhatTheRunDirectoryPromises) {
   ASSERT_TRUE(train(config, scratch / "run"));
   EXPECT_EQ(storage::list_checkpoints(scratch / "run"), (std::vector<std::string>{"step-00000004", "step-00000005"}));
   EXPECT_EQ(fs::read_symlink(scratch / "run/checkpoints/latest"), "step-00000005");
-  for (const char* file : {"inputs-00000000", "reconstructions-00000002", "reconstructions-00000004", "reconstructions-00000005"}) {
+  for (const char* file :
+       {"inputs-00000000", "reconstructions-00000002", "reconstructions-00000004", "reconstructions-00000005"}) {
     EXPECT_TRUE(fs::exists(scratch / "run" / "samples" / (std::string(file) + ".png"))) << file;
   }
   EXPECT_FALSE(fs::is_empty(scratch / "run/tensorboard"));
   std::vector<int64_t> steps;
   for (const auto& line : metrics_of(scratch / "run", "train")) {
     steps.push_back(line["step"]);
-    for (const char* key : {"loss", "nll", "kl", "learning_rate", "temperature", "kl_weight", "bad_samples", "grad_norm",
-                            "grad_norm/encoder.blocks.group_1.block_1"}) {
+    for (const char* key : {"loss", "nll", "kl", "learning_rate", "temperature", "kl_weight", "bad_samples",
+                            "grad_norm", "grad_norm/encoder.blocks.group_1.block_1"}) {
       EXPECT_TRUE(line.contains(key)) << key;
     }
   }
@@ -301,7 +303,8 @@ TEST(Trainer, WritesWhatTheRunDirectoryPromises) {
 
 TEST(Trainer, ChecksItsConfig) {
   TrainerConfig config{.batch_size = 8, .micro_batch_size = 3};
-  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("trainer"); }), HasSubstr("batch_size divisible by micro_batch_size 3, got 8"));
+  EXPECT_THAT(message_of<ConfigError>([&] { config.validate("trainer"); }),
+              HasSubstr("batch_size divisible by micro_batch_size 3, got 8"));
   config.micro_batch_size = 2;
   EXPECT_NO_THROW(config.validate("trainer"));
   config.ema_decay = 1;

@@ -18,14 +18,14 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kUsage = 2, kStopped = 3 };
 
 /// What the flags of a CONFIG command say, apart from the config itself.
 struct Invocation {
-  std::string command;              // "train-dvae"
-  std::string config_name;          // stem of the config file, for the default run directory
-  std::filesystem::path run_dir;    // empty: runs/<name>-<time>
+  std::string command;            // "train-dvae"
+  std::string config_name;        // stem of the config file, for the default run directory
+  std::filesystem::path run_dir;  // empty: runs/<name>-<time>
   bool resume = false;
-  std::filesystem::path checkpoint; // with --resume=PATH to a checkpoint folder; else empty: the latest
+  std::filesystem::path checkpoint;  // with --resume=PATH to a checkpoint folder; else empty: the latest
   std::string device = "auto";
-  int threads = 0;                  // 0: as many as the machine has
-  std::string resolved_config;      // the complete config as YAML, for run_dir/config.yaml
+  int threads = 0;              // 0: as many as the machine has
+  std::string resolved_config;  // the complete config as YAML, for run_dir/config.yaml
 };
 
 /// The type-erased half of Command, in command.cpp.

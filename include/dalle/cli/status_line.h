@@ -12,10 +12,10 @@
 namespace dalle::cli {
 
 struct StatusUpdate {
-  int64_t step = 0;  // steps done
-  double loss = 0;
+  int64_t step = 0;            // steps done
+  std::optional<double> loss;  // left out where there is none
   double items_per_second = 0;
-  double wait_share = 0;                              // of the time, waiting for data, 0..1
+  std::optional<double> wait_share;                   // of the time, waiting for data, 0..1
   std::vector<std::pair<std::string, double>> extra;  // shown after the loss; the first to go where room is short
 };
 

@@ -50,10 +50,14 @@ struct FieldDescription {
 };
 
 template <class T>
-concept Visitable = requires(T& t) { T::visit_fields(t, [](auto&&...) {}); };
+concept Visitable = requires(T& t) {
+  T::visit_fields(t, [](auto&&...) {});
+};
 
 template <class T>
-concept Validated = requires(const T& t) { t.validate(std::string{}); };
+concept Validated = requires(const T& t) {
+  t.validate(std::string{});
+};
 
 namespace detail {
 template <class T>
@@ -81,7 +85,8 @@ double to_double(const Node& node, const std::string& path);
 std::string to_text(const Node& node, const std::string& path);
 std::filesystem::path to_path(const Node& node, const std::string& path);
 std::string double_text(double value);  // shortest text that parses back to the same value
-[[noreturn]] void fail(const Node& node, const std::string& path, const std::string& expected, const std::string& hint = "");
+[[noreturn]] void fail(const Node& node, const std::string& path, const std::string& expected,
+                       const std::string& hint = "");
 [[noreturn]] void fail_unknown_key(const Node& node, const std::string& path, const std::vector<std::string>& known);
 void check_range(const Node& node, const std::string& path, double value, const FieldOptions& options);
 std::string describe_node(const Node& node);
@@ -251,27 +256,44 @@ void describe_into(const T& value, const std::string& path, std::vector<FieldDes
 
 namespace detail {
 
+/// The key `type`, then the keys of every alternative, each of which says for which type it holds.
+template <class... T>
+void describe_variant(const std::variant<T...>& value, const std::string& path, const char* help,
+                      const FieldOptions& options, std::vector<FieldDescription>& rows) {
+  const std::string chosen = std::visit([](const auto& held) { return std::string(held.kType); }, value);
+  rows.push_back(
+      {join(path, "type"), join_names({std::string(T::kType)...}, "|"), "", chosen, help, options.changeable});
+  auto describe_one = [&]<class Alternative>() {
+    const Alternative* held = std::get_if<Alternative>(&value);
+    const size_t first = rows.size();
+    describe_into(held != nullptr ? *held : Alternative{}, path, rows);
+    for (size_t i = first; i < rows.size(); ++i) rows[i].help += " (type " + std::string(Alternative::kType) + ")";
+  };
+  (describe_one.template operator()<T>(), ...);
+}
+
 template <class M>
 void describe_field(const M& member, const std::string& path, const char* help, const FieldOptions& options,
                     std::vector<FieldDescription>& rows) {
   if constexpr (Visitable<M>) {
     describe_into(member, path, rows);
   } else if constexpr (is_variant<M>) {
-    rows.push_back({join(path, "type"), "string", "", dump(member).map.front().second.scalar, help, options.changeable});
-    std::visit([&](const auto& alternative) { describe_into(alternative, path, rows); }, member);
+    describe_variant(member, path, help, options, rows);
   } else if constexpr (is_vector<M>) {
     if constexpr (Visitable<typename M::value_type>) {
       rows.push_back({path, "list of sections", "", "[]", help, options.changeable});
       describe_into(typename M::value_type{}, path + "[]", rows);
     } else {
-      rows.push_back({path, type_name<M>(options), options.unit, describe_node(dump(member)), help, options.changeable});
+      rows.push_back(
+          {path, type_name<M>(options), options.unit, describe_node(dump(member)), help, options.changeable});
     }
   } else if constexpr (is_optional<M>) {
     if constexpr (Visitable<typename M::value_type>) {
       rows.push_back({path, "section or null", "", member ? "section" : "null", help, options.changeable});
       describe_into(typename M::value_type{}, path, rows);
     } else {
-      rows.push_back({path, type_name<M>(options), options.unit, describe_node(dump(member)), help, options.changeable});
+      rows.push_back(
+          {path, type_name<M>(options), options.unit, describe_node(dump(member)), help, options.changeable});
     }
   } else {
     rows.push_back({path, type_name<M>(options), options.unit, describe_node(dump(member)), help, options.changeable});

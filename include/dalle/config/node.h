@@ -16,8 +16,8 @@ struct Node {
   bool quoted = false;  // written in quotes: a string even if it looks like a number
   std::vector<Node> list;
   std::vector<std::pair<std::string, Node>> map;  // in the order written
-  std::string file;  // "" for --set and defaults
-  int line = 0;      // 1-based; 0 where unknown
+  std::string file;                               // "" for --set and defaults
+  int line = 0;                                   // 1-based; 0 where unknown
 
   static Node of_scalar(std::string text, bool quoted = false);
   static Node of_list() { return with_kind(Kind::kList); }
@@ -49,7 +49,7 @@ std::string emit_yaml(const Node& node);
 void apply_set(Node& root, const std::string& assignment);
 
 struct Difference {
-  std::string path;  // "a[0].b"
+  std::string path;    // "a[0].b"
   std::string before;  // "" where absent
   std::string after;
 };

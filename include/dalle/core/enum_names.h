@@ -17,7 +17,9 @@ template <class E>
 struct EnumNames;  // { static constexpr EnumName<E> values[] = {...}; }
 
 template <class E>
-concept NamedEnum = requires { EnumNames<E>::values; };
+concept NamedEnum = requires {
+  EnumNames<E>::values;
+};
 
 template <NamedEnum E>
 std::string_view enum_name(E value) {

@@ -14,16 +14,16 @@ namespace dalle {
 
 /// What a number is for. Values are part of the reproducibility contract: append only.
 enum class Purpose : uint32_t {
-  kInit = 1,          // parameter initialisation: a = hash of the parameter's name
-  kDataOrder = 2,     // permutation of an epoch: a = epoch, b = virtual stream
-  kAugment = 3,       // crops, flips: a = global sample position
-  kCaptionChoice = 4, // a = global sample position
-  kBpeDropout = 5,    // a = global sample position
-  kGumbel = 6,        // relaxation noise: a = global sample position
-  kDropout = 7,       // a = global sample position, b = layer
-  kSampling = 8,      // a = hash of the caption, b = candidate number
-  kEvaluation = 9,    // a = sample, b = draw
-  kShuffle = 10,      // anything else that is shuffled, a and b as the caller says
+  kInit = 1,           // parameter initialisation: a = hash of the parameter's name
+  kDataOrder = 2,      // permutation of an epoch: a = epoch, b = virtual stream
+  kAugment = 3,        // crops, flips: a = global sample position
+  kCaptionChoice = 4,  // a = global sample position
+  kBpeDropout = 5,     // a = global sample position
+  kGumbel = 6,         // relaxation noise: a = global sample position
+  kDropout = 7,        // a = global sample position, b = layer
+  kSampling = 8,       // a = hash of the caption, b = candidate number
+  kEvaluation = 9,     // a = sample, b = draw
+  kShuffle = 10,       // anything else that is shuffled, a and b as the caller says
 };
 
 /// Names one stream of numbers.

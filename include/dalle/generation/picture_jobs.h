@@ -24,7 +24,8 @@ struct ReconstructOptions {
     field("images", self.images, "picture files");
     field("dvae", self.dvae, "checkpoint folder, run directory or .safetensors file");
     field("out", self.out, "folder for the results; must not exist or be empty");
-    field("size", self.size, "shorter side is resized to it (Lanczos), then centre crop; 0 = the dVAE's picture size", {.min = 0, .unit = "pixels"});
+    field("size", self.size, "shorter side is resized to it (Lanczos), then centre crop; 0 = the dVAE's picture size",
+          {.min = 0, .unit = "pixels"});
     field("save_tokens", self.save_tokens, "write NAME.tokens.json, one grid per picture");
     field("raw_weights", self.raw_weights, "use the last weights instead of the averaged ones");
     field("precision", self.precision, "number format of matrix work");

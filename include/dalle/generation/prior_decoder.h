@@ -13,7 +13,7 @@ namespace dalle::generation {
 
 /// Keys and values of one layer. Image slots are written in raster order; positions not yet written are never read.
 struct LayerCache {
-  Tensor text_k_HTK, text_v_HTK;    // shared by all candidates
+  Tensor text_k_HTK, text_v_HTK;  // shared by all candidates
   Tensor image_k_BHIK, image_v_BHIK;
   layers::AttentionKind kind = layers::AttentionKind::kFull;
 };

@@ -19,14 +19,14 @@ struct SamplingOptions {
 };
 
 struct CaptionPrompt {
-  std::string caption;      // its text names the noise
-  Tensor ids_T;             // int64 [T - 1], kPadToken past the end
-  Tensor image_prompt_n;    // int64 [n] first image tokens to keep (image priming), or undefined
+  std::string caption;    // its text names the noise
+  Tensor ids_T;           // int64 [T - 1], kPadToken past the end
+  Tensor image_prompt_n;  // int64 [n] first image tokens to keep (image priming), or undefined
 };
 
 struct SampledTokens {
-  Tensor tokens_BI;           // int64 [B, I]
-  Tensor log_likelihood_B;    // f64 [B]: sum of ln p of the drawn tokens at temperature 1, unfiltered, without guidance
+  Tensor tokens_BI;         // int64 [B, I]
+  Tensor log_likelihood_B;  // f64 [B]: sum of ln p of the drawn tokens at temperature 1, unfiltered, without guidance
 };
 
 /// Called after each image slot with the number of slots done of this batch; return false to stop (an exception is thrown
@@ -38,8 +38,9 @@ struct Interrupted : std::exception {
 };
 
 /// Draws the candidates with the given numbers, together in one batch.
-SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt, std::span<const int64_t> candidates,
-                            const SamplingOptions& options, const SlotCallback& on_slot = {});
+SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt,
+                            std::span<const int64_t> candidates, const SamplingOptions& options,
+                            const SlotCallback& on_slot = {});
 
 /// Sum of ln p of image tokens [B, I] under the prior given the caption, by one full (teacher-forced) pass: f64 [B].
 Tensor image_log_likelihood(const models::Prior& prior, const Tensor& ids_T, const Tensor& tokens_BI);

@@ -13,10 +13,10 @@
 namespace dalle::layers {
 
 struct DvaeBlockOptions {
-  int64_t num_groups = 4;            // downsampling factor 2^(num_groups - 1)
+  int64_t num_groups = 4;  // downsampling factor 2^(num_groups - 1)
   int64_t num_blocks_per_group = 2;
-  int64_t hidden_dim = 256;          // n_hid; group g of the encoder is hidden_dim * 2^g wide
-  int64_t decoder_init_dim = 128;    // n_init: width of a codebook vector
+  int64_t hidden_dim = 256;        // n_hid; group g of the encoder is hidden_dim * 2^g wide
+  int64_t decoder_init_dim = 128;  // n_init: width of a codebook vector
   int64_t vocab_size = 8192;
   at::ScalarType compute_dtype = at::kFloat;     // inside
   at::ScalarType relaxation_dtype = at::kFloat;  // the two convolutions around the relaxation

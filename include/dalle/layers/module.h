@@ -37,8 +37,8 @@ struct Parameter {
   std::string name;  // own part, for example "w"
   Tensor tensor;     // f32 master weights
   Init init;
-  bool decays = true;         // weight decay applies (matrices and kernels; not gains, biases, embeddings)
-  bool channels_last = false; // 4-D kernels are stored NHWC
+  bool decays = true;          // weight decay applies (matrices and kernels; not gains, biases, embeddings)
+  bool channels_last = false;  // 4-D kernels are stored NHWC
 };
 
 /// A parameter with its full name, "encoder.blocks.group_1.block_1.res_path.conv_1.w".
@@ -49,8 +49,8 @@ struct NamedParameter {
 
 class Module {
  public:
-  Module() = default;                                // a root
-  Module(Module& parent, std::string name);          // a child
+  Module() = default;                        // a root
+  Module(Module& parent, std::string name);  // a child
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
   virtual ~Module() = default;
@@ -73,7 +73,6 @@ class Module {
   void set_requires_grad(bool requires_grad, const std::vector<std::string>& prefixes = {""});
   /// Device of the first parameter.
   at::Device device() const;
-
 
  private:
   void collect(const std::string& prefix, std::vector<NamedParameter>& out) const;

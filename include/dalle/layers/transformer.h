@@ -25,8 +25,8 @@ struct TransformerOptions {
   int64_t num_layers = 4;
   int64_t mlp_ratio = 4;
   Activation activation = Activation::kGelu;
-  double init_std_scale = 1.0;  // weights N(0, (scale / sqrt(fan_in))^2)
-  double residual_init_scale = 1.0;  // extra factor on the two output projections of each layer
+  double init_std_scale = 1.0;                // weights N(0, (scale / sqrt(fan_in))^2)
+  double residual_init_scale = 1.0;           // extra factor on the two output projections of each layer
   at::ScalarType compute_dtype = at::kFloat;  // matrix work; the residual stream and layer norms stay f32
 };
 

@@ -29,7 +29,8 @@ struct ClipConfig {
     field("vision_layers", self.vision_layers, "layers of the image tower", {.min = 1});
     field("vision_heads", self.vision_heads, "heads of the image tower", {.min = 1});
     field("text_context", self.text_context, "text positions, start and end of text included", {.min = 3});
-    field("text_vocab_size", self.text_vocab_size, "text ids, start (last but one) and end of text (last) included", {.min = 0});
+    field("text_vocab_size", self.text_vocab_size, "text ids, start (last but one) and end of text (last) included",
+          {.min = 0});
     field("text_dim", self.text_dim, "width of the text tower", {.min = 1});
     field("text_layers", self.text_layers, "layers of the text tower", {.min = 1});
     field("text_heads", self.text_heads, "heads of the text tower", {.min = 1});

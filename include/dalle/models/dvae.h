@@ -22,9 +22,11 @@ struct DvaeConfig {
     field("image_size", self.image_size, "side of the square pictures", {.min = 8, .unit = "pixels"});
     field("vocab_size", self.vocab_size, "number of image tokens (codes)", {.min = 2});
     field("hidden_dim", self.hidden_dim, "channels of the first group; doubled by each further group", {.min = 4});
-    field("num_groups", self.num_groups, "groups of resblocks; the picture shrinks by 2^(num_groups - 1)", {.min = 1, .max = 8});
+    field("num_groups", self.num_groups, "groups of resblocks; the picture shrinks by 2^(num_groups - 1)",
+          {.min = 1, .max = 8});
     field("num_blocks_per_group", self.num_blocks_per_group, "resblocks in each group", {.min = 1});
-    field("decoder_init_dim", self.decoder_init_dim, "channels of a codebook vector (the decoder's first layer)", {.min = 1});
+    field("decoder_init_dim", self.decoder_init_dim, "channels of a codebook vector (the decoder's first layer)",
+          {.min = 1});
   }
   void validate(const std::string& place) const;
 };

@@ -20,7 +20,7 @@ struct Loaded {
   std::filesystem::path path;  // checkpoint folder or file
   std::string identity;        // of the weights in use
   int64_t step = 0;
-  std::string tokenizer;       // bytes; empty where the model reads no text
+  std::string tokenizer;                          // bytes; empty where the model reads no text
   std::map<std::string, std::string> identities;  // all that the checkpoint records
 };
 
@@ -38,14 +38,16 @@ Loaded<Clip> load_clip(const std::filesystem::path& given, const LoadOptions& op
 
 /// What keeps `tensors` from being this module's parameters: one line for each that is missing, left over or of another
 /// shape; empty where they fit.
-std::vector<std::string> parameter_differences(const layers::Module& module, const std::vector<storage::NamedTensor>& tensors);
+std::vector<std::string> parameter_differences(const layers::Module& module,
+                                               const std::vector<storage::NamedTensor>& tensors);
 
 /// The first few lines of parameter_differences, for a message.
 std::string summarize_differences(const std::vector<std::string>& differences);
 
 /// Copies `tensors` into the module's parameters by name. Every name and shape must match, else CheckpointError. `place`
 /// names the source in messages.
-void load_parameters(layers::Module& module, const std::vector<storage::NamedTensor>& tensors, const std::string& place);
+void load_parameters(layers::Module& module, const std::vector<storage::NamedTensor>& tensors,
+                     const std::string& place);
 
 /// The module's parameters under their names.
 std::vector<storage::NamedTensor> named_tensors(const layers::Module& module);

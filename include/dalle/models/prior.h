@@ -55,13 +55,19 @@ struct PriorConfig {
     field("num_heads", self.num_heads, "attention heads; must divide dim", {.min = 1});
     field("num_layers", self.num_layers, "transformer layers (two resblocks each)", {.min = 1});
     field("mlp_ratio", self.mlp_ratio, "hidden width of the MLP, as a multiple of dim", {.min = 1});
-    field("layer_order", self.layer_order, "attention kinds of the layers: paper = row, column, row, row, ... and conv last; full = dense; list = layer_kinds");
+    field("layer_order", self.layer_order,
+          "attention kinds of the layers: paper = row, column, row, row, ... and conv last; full = dense; list = "
+          "layer_kinds");
     field("layer_kinds", self.layer_kinds, "one attention kind per layer, used with layer_order: list");
     field("conv_kernel", self.conv_kernel, "side of the convolutional mask; odd", {.min = 1});
     field("conv_mask_edge", self.conv_mask_edge, "what the convolutional mask does at the left and right edge");
     field("activation", self.activation, "non-linearity of the MLP");
-    field("text_loss_on_pads", self.text_loss_on_pads, "count padded text positions in the text loss, with their own target ids");
-    field("init_scale", self.init_scale, "matrices start as N(0, (init_scale / sqrt(fan_in))^2), output projections further divided by sqrt(2 num_layers)", {.min = 0});
+    field("text_loss_on_pads", self.text_loss_on_pads,
+          "count padded text positions in the text loss, with their own target ids");
+    field("init_scale", self.init_scale,
+          "matrices start as N(0, (init_scale / sqrt(fan_in))^2), output projections further divided by sqrt(2 "
+          "num_layers)",
+          {.min = 0});
     field("embedding_init_std", self.embedding_init_std, "standard deviation of embeddings at the start", {.min = 0});
   }
   void validate(const std::string& place) const;
@@ -133,8 +139,7 @@ class Prior : public layers::Module {
 namespace dalle {
 template <>
 struct EnumNames<models::LayerOrder> {
-  static constexpr EnumName<models::LayerOrder> values[] = {{models::LayerOrder::kPaper, "paper"},
-                                                            {models::LayerOrder::kFull, "full"},
-                                                            {models::LayerOrder::kList, "list"}};
+  static constexpr EnumName<models::LayerOrder> values[] = {
+      {models::LayerOrder::kPaper, "paper"}, {models::LayerOrder::kFull, "full"}, {models::LayerOrder::kList, "list"}};
 };
 }  // namespace dalle

@@ -44,20 +44,36 @@ struct TrainerConfig {
   static void visit_fields(auto& self, auto&& field) {
     field("num_steps", self.num_steps, "optimizer updates in all", {.min = 0, .unit = "steps", .changeable = true});
     field("batch_size", self.batch_size, "samples of one update, over all ranks and micro-batches", {.min = 1});
-    field("micro_batch_size", self.micro_batch_size, "samples of one forward and backward pass; 0 = batch_size; must divide it", {.min = 0});
+    field("micro_batch_size", self.micro_batch_size,
+          "samples of one forward and backward pass; 0 = batch_size; must divide it", {.min = 0});
     field("seed", self.seed, "seed of everything random", {.min = 0});
-    field("clip_norm", self.clip_norm, "gradients are scaled down to this global norm; 0 = never", {.min = 0, .changeable = true});
+    field("clip_norm", self.clip_norm, "gradients are scaled down to this global norm; 0 = never",
+          {.min = 0, .changeable = true});
     field("ema_decay", self.ema_decay, "decay of the averaged weights; 0 = no average", {.min = 0, .max = 1});
-    field("ema_interval_steps", self.ema_interval_steps, "the average is updated every so many steps", {.min = 1, .unit = "steps"});
-    field("max_nonfinite_steps", self.max_nonfinite_steps, "updates with a non-finite gradient are skipped; so many in a row end the run", {.min = 1, .unit = "steps", .changeable = true});
-    field("log_interval_steps", self.log_interval_steps, "a line in metrics.jsonl every so many steps", {.min = 1, .unit = "steps", .changeable = true});
-    field("validation_interval_steps", self.validation_interval_steps, "validation every so many steps; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
-    field("preview_interval_steps", self.preview_interval_steps, "pictures in samples/ every so many steps; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
-    field("checkpoint_interval_steps", self.checkpoint_interval_steps, "a checkpoint every so many steps, and one at the end; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
-    field("keep_checkpoints", self.keep_checkpoints, "newest checkpoints that are kept; 0 = all", {.min = 0, .changeable = true});
-    field("overfit_one_batch", self.overfit_one_batch, "train on the first batch again and again: the loss must go to its floor");
-    field("profile_from_step", self.profile_from_step, "first step of a profiler trace (profile.json, for chrome://tracing); -1 = none", {.min = -1, .unit = "steps", .changeable = true});
-    field("profile_num_steps", self.profile_num_steps, "steps in the trace", {.min = 1, .unit = "steps", .changeable = true});
+    field("ema_interval_steps", self.ema_interval_steps, "the average is updated every so many steps",
+          {.min = 1, .unit = "steps"});
+    field("max_nonfinite_steps", self.max_nonfinite_steps,
+          "updates with a non-finite gradient are skipped; so many in a row end the run",
+          {.min = 1, .unit = "steps", .changeable = true});
+    field("log_interval_steps", self.log_interval_steps, "a line in metrics.jsonl every so many steps",
+          {.min = 1, .unit = "steps", .changeable = true});
+    field("validation_interval_steps", self.validation_interval_steps,
+          "validation every so many steps; 0 = at the end only", {.min = 0, .unit = "steps", .changeable = true});
+    field("preview_interval_steps", self.preview_interval_steps,
+          "pictures in samples/ every so many steps; 0 = at the end only",
+          {.min = 0, .unit = "steps", .changeable = true});
+    field("checkpoint_interval_steps", self.checkpoint_interval_steps,
+          "a checkpoint every so many steps, and one at the end; 0 = at the end only",
+          {.min = 0, .unit = "steps", .changeable = true});
+    field("keep_checkpoints", self.keep_checkpoints, "newest checkpoints that are kept; 0 = all",
+          {.min = 0, .changeable = true});
+    field("overfit_one_batch", self.overfit_one_batch,
+          "train on the first batch again and again: the loss must go to its floor");
+    field("profile_from_step", self.profile_from_step,
+          "first step of a profiler trace (profile.json, for chrome://tracing); -1 = none",
+          {.min = -1, .unit = "steps", .changeable = true});
+    field("profile_num_steps", self.profile_num_steps, "steps in the trace",
+          {.min = 1, .unit = "steps", .changeable = true});
     field("init_from", self.init_from, "start from this checkpoint's weights (a new run, its own step 0)");
     field("freeze", self.freeze, "parameters whose names start so keep their values, for example [encoder.]");
   }
@@ -93,12 +109,15 @@ struct RelaxationConfig {
   static void visit_fields(auto& self, auto&& field) {
     field("temperature_start", self.temperature_start, "temperature of the Gumbel-softmax at step 0", {.min = 1e-6});
     field("temperature_end", self.temperature_end, "temperature after temperature_steps", {.min = 1e-6});
-    field("temperature_steps", self.temperature_steps, "length of the half-cosine between them", {.min = 0, .unit = "steps"});
+    field("temperature_steps", self.temperature_steps, "length of the half-cosine between them",
+          {.min = 0, .unit = "steps"});
     field("kl_weight_start", self.kl_weight_start, "KL weight at step 0", {.min = 0});
     field("kl_weight_end", self.kl_weight_end, "KL weight after kl_weight_steps", {.min = 0});
-    field("kl_weight_steps", self.kl_weight_steps, "length of the half-cosine between them", {.min = 0, .unit = "steps"});
+    field("kl_weight_steps", self.kl_weight_steps, "length of the half-cosine between them",
+          {.min = 0, .unit = "steps"});
     field("kl_normalization", self.kl_normalization,
-          "paper: the weight multiplies the KL summed over positions, divided by the sub-pixels (6.6/192 at stride 8); per_position: it multiplies the mean KL of a position");
+          "paper: the weight multiplies the KL summed over positions, divided by the sub-pixels (6.6/192 at stride 8); "
+          "per_position: it multiplies the mean KL of a position");
     field("min_log_scale", self.min_log_scale, "lower clamp of the decoder's ln b; null = none, as in the paper");
   }
 };
@@ -117,7 +136,8 @@ struct DvaeTraining {
   static void visit_fields(auto& self, auto&& field) {
     field("trainer", self.trainer, "the loop");
     field("precision", self.precision, "number format of matrix work", {.changeable = true});
-    field("relaxation_precision", self.relaxation_precision, "number format of the two convolutions around the relaxation (paper: f32)", {.changeable = true});
+    field("relaxation_precision", self.relaxation_precision,
+          "number format of the two convolutions around the relaxation (paper: f32)", {.changeable = true});
     field("data", self.data, "training pictures");
     field("validation", self.validation, "held-out pictures");
     field("model", self.model, "the dVAE");
@@ -150,8 +170,11 @@ struct ClipTraining {
     field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
     field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training", {.min = 0, .max = 1});
     field("dvae", self.dvae, "dVAE whose reconstructions are mixed in; empty = none");
-    field("reconstructed_share", self.reconstructed_share, "share of training pictures replaced by the dVAE's reconstruction, so that samples are no new domain", {.min = 0, .max = 1});
-    field("shift_pixels", self.shift_pixels, "training pictures are shifted by up to so many pixels, edges repeated", {.min = 0, .unit = "pixels"});
+    field("reconstructed_share", self.reconstructed_share,
+          "share of training pictures replaced by the dVAE's reconstruction, so that samples are no new domain",
+          {.min = 0, .max = 1});
+    field("shift_pixels", self.shift_pixels, "training pictures are shifted by up to so many pixels, edges repeated",
+          {.min = 0, .unit = "pixels"});
     field("optimizer", self.optimizer, "AdamW");
     field("learning_rate", self.learning_rate, "learning rate schedule");
   }
@@ -177,16 +200,20 @@ struct PriorTraining {
   static void visit_fields(auto& self, auto&& field) {
     field("trainer", self.trainer, "the loop");
     field("precision", self.precision, "number format of matrix work", {.changeable = true});
-    field("head_precision", self.head_precision, "number format of the output heads (paper: f32)", {.changeable = true});
+    field("head_precision", self.head_precision, "number format of the output heads (paper: f32)",
+          {.changeable = true});
     field("data", self.data, "training pairs");
     field("validation", self.validation, "held-out pairs");
-    field("model", self.model, "the transformer; text_vocab_size, image_vocab_size and grid_size 0 = as the tokenizer and the dVAE have");
+    field("model", self.model,
+          "the transformer; text_vocab_size, image_vocab_size and grid_size 0 = as the tokenizer and the dVAE have");
     field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
     field("dvae", self.dvae, "the frozen dVAE that makes the image tokens: checkpoint, run directory or .safetensors");
-    field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training (paper: 0.1)", {.min = 0, .max = 1});
+    field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training (paper: 0.1)",
+          {.min = 0, .max = 1});
     field("text_loss_weight", self.text_loss_weight, "weight of the text loss (paper: 1/8)", {.min = 0});
     field("image_loss_weight", self.image_loss_weight, "weight of the image loss (paper: 7/8)", {.min = 0});
-    field("preview_captions", self.preview_captions, "training captions that are sampled for a preview", {.min = 1, .max = 64});
+    field("preview_captions", self.preview_captions, "training captions that are sampled for a preview",
+          {.min = 1, .max = 64});
     field("optimizer", self.optimizer, "AdamW");
     field("learning_rate", self.learning_rate, "learning rate schedule");
   }
@@ -195,7 +222,9 @@ struct PriorTraining {
 /// Where captions come from, for train-tokenizer.
 struct CaptionData {
   std::vector<data::SourceConfig> sources;
-  static void visit_fields(auto& self, auto&& field) { field("sources", self.sources, "data sets whose captions are read"); }
+  static void visit_fields(auto& self, auto&& field) {
+    field("sources", self.sources, "data sets whose captions are read");
+  }
 };
 
 struct TokenizerTraining {

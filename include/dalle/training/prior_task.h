@@ -27,7 +27,9 @@ class PriorTask : public TrainingTask {
   Metrics evaluate(int64_t step) override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
-  std::pair<std::string, int64_t> throughput_unit() const override { return {"tokens", config_.model.layout().length()}; }
+  std::pair<std::string, int64_t> throughput_unit() const override {
+    return {"tokens", config_.model.layout().length()};
+  }
   std::map<std::string, std::string> identities() const override;
   std::string tokenizer_bytes() const override { return encoder_.tokenizer().model_bytes(); }
   std::string closing_note() const override;

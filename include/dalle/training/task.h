@@ -19,9 +19,9 @@ using Metrics = NamedValues;
 
 /// What a training step knows of its surroundings.
 struct StepContext {
-  int64_t step = 0;             // updates done before this one
+  int64_t step = 0;  // updates done before this one
   uint64_t seed = 0;
-  std::vector<double> totals;   // counts() summed over the whole global batch
+  std::vector<double> totals;  // counts() summed over the whole global batch
   layers::BlockRunner* runner = nullptr;
 };
 
@@ -39,14 +39,14 @@ struct PreparedBatch {
 };
 
 struct Sheet {
-  std::string name;   // file stem below samples/
-  Tensor picture;     // u8 [H, W, 3]
+  std::string name;  // file stem below samples/
+  Tensor picture;    // u8 [H, W, 3]
 };
 
 class TrainingTask {
  public:
   virtual ~TrainingTask() = default;
-  virtual std::string kind() const = 0;                 // "dvae", "clip", "prior"
+  virtual std::string kind() const = 0;  // "dvae", "clip", "prior"
   virtual layers::Module& module() = 0;
   virtual std::string model_config_yaml() const = 0;
   virtual at::Device device() const = 0;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "dalle/cli/status_line.h"
 #include "dalle/distributed/communicator.h"
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/ema.h"
@@ -16,7 +17,6 @@
 #include "dalle/training/config.h"
 #include "dalle/training/metrics.h"
 #include "dalle/training/run_directory.h"
-#include "dalle/cli/status_line.h"
 #include "dalle/training/task.h"
 #include "dalle/training/tensorboard.h"
 
