@@ -1,6 +1,6 @@
 # LibTorch as the target dalle_torch. Looked for, in this order, in: LIBTORCH (environment or -D), CMAKE_PREFIX_PATH,
-# and the project's own .venv that scripts/setup.sh fills. The CPU build links libtorch_cpu alone, so that a process
-# neither maps nor initialises CUDA; the CUDA build adds libtorch_cuda and our kernels (see Cuda.cmake).
+# and the project's own .venv that scripts/setup.sh fills. The CPU build links libtorch_cpu alone, so that a process does
+# not load the GPU libraries; the CUDA build adds libtorch_cuda and our kernels (see Cuda.cmake).
 set(LIBTORCH "" CACHE PATH "an unpacked LibTorch to use")
 if(NOT "$ENV{LIBTORCH}" STREQUAL "")
   set(LIBTORCH $ENV{LIBTORCH} CACHE PATH "an unpacked LibTorch to use" FORCE)

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
@@ -163,6 +164,7 @@ std::vector<std::string> common_flags() {
 }
 
 int guarded(const std::string& name, const std::function<int()>& body) {
+  keep_freed_memory();
   try {
     return body();
   } catch (const ConfigError& error) {

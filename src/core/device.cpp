@@ -5,7 +5,10 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/cpu/Utils.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <malloc.h>
 
+#include <cstdlib>
+#include <limits>
 #include <thread>
 
 #include "dalle/core/error.h"
@@ -50,6 +53,13 @@ at::Device select_device(const std::string& name) {
 
 void set_num_threads(int num_threads) {
   if (num_threads > 0) at::set_num_threads(num_threads);
+}
+
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  ::mallopt(M_TOP_PAD, 64 << 20);
+  ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);  // read by LibTorch's allocator
 }
 
 bool cpu_has_bf16() { return has_capability("avx512_bf16") || cpu_has_amx(); }

@@ -205,7 +205,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   update.items_per_second = throughput_.items_per_second();
   update.wait_share = throughput_.wait_share();
   values.emplace_back(task_.throughput_unit().first + "_per_second", update.items_per_second);
-  values.emplace_back("data_wait_share", update.wait_share);
+  values.emplace_back("data_wait_share", *update.wait_share);
   values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
   values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
   values.emplace_back("grad_norm", norm.item<double>());

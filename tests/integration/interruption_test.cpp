@@ -1,0 +1,111 @@
+// Runs that are stopped, killed or run out of disk go on as if nothing had been.
+#include "integration/tiny_pipeline.h"
+
+namespace dalle::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+/// A run of `num_steps` without a break, to compare with.
+fs::path straight_run(const Workplace& place, int64_t num_steps, const std::string& name) {
+  place.train_well("dvae", dvae_yaml(num_steps), name);
+  return place / name / "checkpoints/latest";
+}
+
+int64_t lines_in(const fs::path& file) {
+  if (!fs::exists(file)) return 0;
+  const std::string text = read_file(file);
+  return std::count(text.begin(), text.end(), '\n');
+}
+
+/// Each step is logged exactly once, in order.
+void expect_every_step_once(const fs::path& run, int64_t num_steps) {
+  const auto lines = train_lines(run);
+  ASSERT_EQ(static_cast<int64_t>(lines.size()), num_steps);
+  for (int64_t i = 0; i < num_steps; ++i) EXPECT_EQ(lines[static_cast<size_t>(i)]["step"], i + 1);
+}
+
+TEST(Interruption, ASignalSavesAndGivesExitCode3) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    const Workplace place("signal");
+    const std::string config = place.file("run.yaml", dvae_yaml(100000));
+    Process process("train-dvae", {config, "--run-dir", place.at("run"), "--threads", "1"});
+    ASSERT_TRUE(wait_for("five steps", [&] { return lines_in(place / "run/metrics.jsonl") >= 5 || process.has_ended(); }));
+    process.kill(signal);
+    const auto stopped = process.wait();
+    ASSERT_EQ(stopped.exit_code, 3) << stopped.err;
+    EXPECT_THAT(stopped.err, AllOf(HasSubstr("stopped by a signal at step"), HasSubstr("--resume=")));
+    const int64_t step = storage::load_latest_good(place / "run").checkpoint.step;
+    EXPECT_GE(step, 5);
+    const auto resumed = place.resume("dvae", "run", {"--set", str("trainer.num_steps=", step + 3)});
+    ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+    EXPECT_THAT(resumed.err, HasSubstr(str("resuming at step ", step)));
+    expect_same_weights(place / "run/checkpoints/latest", straight_run(place, step + 3, "straight"));
+    expect_every_step_once(place / "run", step + 3);
+  }
+}
+
+TEST(Interruption, AKilledRunGoesOnFromItsLastCheckpoint) {
+  const Workplace place("kill");
+  std::string yaml = dvae_yaml(100000);
+  yaml.replace(yaml.find("checkpoint_interval_steps: 0"), 28, "checkpoint_interval_steps: 2");
+  const std::string config = place.file("run.yaml", yaml);
+  int64_t last = 0;
+  for (const std::string how : {"--run-dir", "--resume"}) {
+    std::vector<std::string> arguments{"--threads", "1", "--run-dir", place.at("run")};
+    if (how == "--resume") arguments.push_back(how);
+    else arguments.insert(arguments.begin(), config);
+    Process process("train-dvae", arguments);
+    ASSERT_TRUE(wait_for("a checkpoint", [&] {
+      const auto names = storage::list_checkpoints(place / "run");
+      return process.has_ended() || (!names.empty() && names.back() > storage::checkpoint_name(last + 5));
+    }));
+    process.kill(SIGKILL);
+    const auto killed = process.wait();
+    ASSERT_EQ(killed.signal, SIGKILL) << killed.err;
+    const int64_t step = storage::load_latest_good(place / "run").checkpoint.step;
+    EXPECT_GT(step, last);
+    last = step;
+  }
+  const auto resumed = place.resume("dvae", "run", {"--set", str("trainer.num_steps=", last + 3)});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  expect_same_weights(place / "run/checkpoints/latest", straight_run(place, last + 3, "straight"));
+  expect_every_step_once(place / "run", last + 3);
+  for (const auto& entry : fs::directory_iterator(place / "run/checkpoints")) {
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  }
+}
+
+TEST(Interruption, AFullDiskLeavesTheLastCheckpoint) {
+  const Workplace place("full-disk");
+  place.train_well("dvae", dvae_yaml(3), "run");
+  const auto model = place / "run/checkpoints/step-00000003/model.safetensors";
+  ASSERT_GT(fs::file_size(model), 64U << 10) << "the limit below must hit checkpoints, not logs";
+  const auto full = place.resume("dvae", "run", {"--set", "trainer.num_steps=6"}, {.max_file_bytes = fs::file_size(model) / 2});
+  EXPECT_EQ(full.exit_code, 1) << full.err;
+  EXPECT_THAT(full.err, AllOf(HasSubstr("error: train-dvae"), HasSubstr("safetensors")));
+  EXPECT_EQ(storage::list_checkpoints(place / "run"), std::vector<std::string>{"step-00000003"});
+  EXPECT_EQ(listing(place / "run/checkpoints").size(), listing(place / "run/checkpoints/step-00000003").size() + 2)
+      << "that one, the link, and nothing half-written";
+  EXPECT_EQ(run("inspect-checkpoint", {place.at("run"), "--verify"}).exit_code, 0);
+  const auto resumed = place.resume("dvae", "run", {"--set", "trainer.num_steps=6"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  expect_same_weights(place / "run/checkpoints/latest", straight_run(place, 6, "straight"));
+  expect_every_step_once(place / "run", 6);
+}
+
+TEST(Interruption, TwoProcessesCannotTrainInOneRun) {
+  const Workplace place("two");
+  const std::string config = place.file("run.yaml", dvae_yaml(100000));
+  Process process("train-dvae", {config, "--run-dir", place.at("run"), "--threads", "1"});
+  ASSERT_TRUE(wait_for("a step", [&] { return lines_in(place / "run/metrics.jsonl") >= 1 || process.has_ended(); }));
+  const auto second = place.resume("dvae", "run");
+  EXPECT_EQ(second.exit_code, 2);
+  EXPECT_THAT(second.err, HasSubstr("locked by process"));
+  process.kill(SIGTERM);
+  EXPECT_EQ(process.wait().exit_code, 3);
+}
+
+}  // namespace
+}  // namespace dalle::integration
