@@ -44,7 +44,7 @@ draw() {
   fi
   rm -rf "${out:?}/$name"
   "$bin/sample-and-rerank" --prior "$out/prior" --dvae "$out/dvae" --clip "$out/clip" \
-    --captions "$captions" --candidates 16 --keep 16 --out "$out/$name"
+    --captions "$captions" --candidates 16 --keep 4 --out "$out/$name"
   touch "$out/$name.done"
 }
 

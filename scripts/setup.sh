@@ -147,8 +147,8 @@ install_wheels() {
   say "installing from PyPI into .venv (a few minutes): ${wanted[*]}"
   .venv/bin/python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check "${wanted[@]}" ||
     die "pip could not install ${wanted[*]} (see its messages above)" \
-      "no network to PyPI: repeat later, or unpack LibTorch $TORCH_VERSION yourself and set LIBTORCH=DIR" \
-      "no space left: $(df -Ph . | awk 'NR == 2 { print $4 }') are free here, 8 GB are needed"
+      "if PyPI cannot be reached: repeat later, or unpack LibTorch $TORCH_VERSION yourself and set LIBTORCH=DIR" \
+      "if space ran out: $(df -Ph . | awk 'NR == 2 { print $4 }') are free here, 8 GB are needed"
 }
 
 install_debian_packages

@@ -96,7 +96,6 @@ class SampleJob {
                  " at a time, on ", describe_device(models_.device)));
     ScoresReport report = empty_report();
     Gallery gallery{.title = "sample-and-rerank", .settings = {}, .captions = {}};
-    gallery.pixelated = models_.dvae.model->config().image_size < 64;
     std::vector<SheetCell> overview;
     for (size_t i = 0; i < captions_.size(); ++i) {
       Drawn drawn = draw(captions_[i]);

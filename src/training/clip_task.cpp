@@ -142,7 +142,11 @@ Metrics ClipTask::evaluate(int64_t) {
 std::vector<Sheet> ClipTask::preview(int64_t) { return {}; }
 
 Sheet ClipTask::input_sheet(const PreparedBatch& batch) {
-  return captioned_sheet("inputs", batch, "what CLIP sees first");
+  return captioned_sheet("inputs", batch, "what CLIP sees first: pictures and text pieces", [&](size_t i) {
+    // Past the start-of-text id and up to the end-of-text id; zeros after it are no pieces.
+    const Tensor row = batch.batch.caption_ids[static_cast<int64_t>(i)];
+    return shown_pieces(tokenizer_, row.slice(0, 1, row.slice(0, 1).argmax().item<int64_t>() + 1));
+  });
 }
 
 }  // namespace dalle::training

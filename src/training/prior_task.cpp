@@ -15,6 +15,8 @@
 namespace dalle::training {
 namespace {
 
+static_assert(text::kPadToken == models::kPadToken);
+
 void fill(const char* key, int64_t& value, int64_t wanted, const char* owner) {
   if (value == 0) value = wanted;
   if (value == wanted) return;
@@ -37,9 +39,6 @@ Tensor id_rows(const std::vector<std::vector<int64_t>>& rows) {
   for (const auto& row : rows) tensors.push_back(at::tensor(row, at::kLong));
   return at::stack(tensors);
 }
-
-// SentencePiece's mark of a space, in a form that sheets can draw.
-std::string shown_piece(const std::string& piece) { return piece == "\u2581" ? "_" : piece; }
 
 }  // namespace
 
@@ -159,23 +158,15 @@ std::vector<Sheet> PriorTask::preview(int64_t step) {
 }
 
 Sheet PriorTask::input_sheet(const PreparedBatch& batch) {
-  const Tensor ids = batch.batch.caption_ids.to(at::kCPU);
   PreparedBatch shown = batch;
   const int64_t count = std::min<int64_t>(16, batch.pixels.size(0)), grid = dvae().config().grid_size();
   {
     const c10::NoGradGuard no_grad;  // the prior sees tokens: show what they decode to
     shown.pixels = dvae().decode(batch.tokens_BI.slice(0, 0, count).view({count, grid, grid}));
   }
-  return captioned_sheet("inputs", shown, "what the prior sees first: decoded image tokens and text pieces",
-                         [&](size_t i) {
-                           std::string text;
-                           for (int64_t k = 0; k < ids.size(1); ++k) {
-                             const int64_t id = ids[static_cast<int64_t>(i)][k].item<int64_t>();
-                             if (id >= 0)
-                               text += (text.empty() ? "" : "|") + shown_piece(encoder_.tokenizer().piece(id));
-                           }
-                           return text;
-                         });
+  return captioned_sheet(
+      "inputs", shown, "what the prior sees first: decoded image tokens and text pieces",
+      [&](size_t i) { return shown_pieces(encoder_.tokenizer(), batch.batch.caption_ids[static_cast<int64_t>(i)]); });
 }
 
 std::string PriorTask::closing_note() const {

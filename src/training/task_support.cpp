@@ -41,6 +41,18 @@ Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const
   return {name, generation::contact_sheet(cells, {.title = title})};
 }
 
+std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids) {
+  std::string text;
+  const Tensor row = ids.to(at::kCPU);
+  for (int64_t k = 0; k < row.size(0); ++k) {
+    const int64_t id = row[k].item<int64_t>();
+    if (id < 0 || id >= tokenizer.vocab_size()) continue;
+    const std::string piece = tokenizer.piece(id);
+    text += (text.empty() ? "" : "|") + (piece == "\u2581" ? "_" : piece);  // SentencePiece's mark of a space
+  }
+  return text;
+}
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", value);

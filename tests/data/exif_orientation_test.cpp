@@ -13,7 +13,7 @@ using testing::orientation_tiff;
 using testing::with_orientation;
 
 // Start, a comment segment, a scan of two stuffed bytes, end.
-const std::string kJpeg = std::string("\xFF\xD8\xFF\xFE\x00\x03!\xFF\xDA\x00\x02\xFF\x00z\xFF\xD9", 17);
+const std::string kJpeg = std::string("\xFF\xD8\xFF\xFE\x00\x03!\xFF\xDA\x00\x02\xFF\x00z\xFF\xD9", 16);
 
 std::string webp_with(const std::string& chunk_name, const std::string& payload) {
   const std::string size{static_cast<char>(payload.size()), '\0', '\0', '\0'};

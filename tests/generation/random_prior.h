@@ -70,7 +70,7 @@ inline std::unique_ptr<models::Prior> random_prior(const PriorCase& c, int64_t g
 }
 
 /// A caption with a pad at its end, int64 [T - 1].
-inline Tensor some_caption() { return at::tensor({5, 2, models::kPadToken}, at::kLong); }
+inline Tensor some_caption() { return at::tensor(std::vector<int64_t>{5, 2, models::kPadToken}, at::kLong); }
 
 /// int64 [batch, I], other tokens for other seeds.
 inline Tensor random_images(const models::Prior& prior, int64_t batch, uint64_t seed = 0) {

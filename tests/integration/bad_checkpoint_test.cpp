@@ -46,7 +46,8 @@ TEST(BadCheckpoint, AnotherDvaeIsRefusedWithBothIdentities) {
   place.train_well("dvae", dvae_yaml(3), "dvae");
   const auto outcome = sample_badly({{"--dvae", place.at("dvae")}});
   EXPECT_EQ(outcome.exit_code, 2);
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr(identity(system / "prior", "dvae")), HasSubstr(identity(place / "dvae", "ema"))));
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr(identity(system / "prior", "dvae")), HasSubstr(identity(place / "dvae", "ema"))));
 
   // The same for a prior that is resumed after the dVAE in its place has changed.
   fs::copy(system / "tokenizer", place / "tokenizer");
@@ -64,7 +65,8 @@ TEST(BadCheckpoint, AnotherDvaeIsRefusedWithBothIdentities) {
 TEST(BadCheckpoint, AnotherTokenizerIsRefusedOnResume) {
   const auto& system = TinySystem::instance();
   const Workplace place("other-tokenizer");
-  for (const char* part : {"tokenizer", "dvae"}) fs::copy(system / part, place / part, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  for (const char* part : {"tokenizer", "dvae"})
+    fs::copy(system / part, place / part, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   place.train_well("prior", prior_yaml(1), "prior");
   const std::string before = identity(place / "prior", "tokenizer");
   fs::remove_all(place / "tokenizer");
@@ -77,9 +79,12 @@ TEST(BadCheckpoint, AnotherTokenizerIsRefusedOnResume) {
 TEST(BadCheckpoint, AStartFromOtherWeightsIsRefused) {
   const auto& system = TinySystem::instance();
   const Workplace place("init-from");
-  const auto other = place.train("dvae", dvae_yaml(2), "run", {"--set", str("trainer.init_from=", system.at("dvae")), "--set", "model.hidden_dim=12"});
+  const auto other =
+      place.train("dvae", dvae_yaml(2), "run",
+                  {"--set", str("trainer.init_from=", system.at("dvae")), "--set", "model.hidden_dim=12"});
   EXPECT_EQ(other.exit_code, 2);
-  EXPECT_THAT(other.err, AllOf(HasSubstr("trainer.init_from"), HasSubstr("differences:"), HasSubstr("where the model has")));
+  EXPECT_THAT(other.err,
+              AllOf(HasSubstr("trainer.init_from"), HasSubstr("differences:"), HasSubstr("where the model has")));
   const auto kind = place.train("dvae", dvae_yaml(2), "run", {"--set", str("trainer.init_from=", system.at("prior"))});
   EXPECT_EQ(kind.exit_code, 2);
   EXPECT_THAT(kind.err, HasSubstr("expected a checkpoint of a dvae, got one of a prior"));
@@ -132,7 +137,8 @@ TEST(BadCheckpoint, AResumeFallsBackToTheLastWholeOne) {
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_THAT(resumed.err, AllOf(HasSubstr("passing over a damaged checkpoint"), HasSubstr("resuming at step 4")));
   expect_same_weights(place / "run/checkpoints/step-00000006", place / "straight/checkpoints/latest");
-  for (const char* step : {"step-00000004", "step-00000006"}) flip_a_byte(place / "run/checkpoints" / step / "state.json");
+  for (const char* step : {"step-00000004", "step-00000006"})
+    flip_a_byte(place / "run/checkpoints" / step / "state.json");
   EXPECT_EQ(place.resume("dvae", "run").exit_code, 1);
 }
 

@@ -26,7 +26,8 @@ TEST(BadData, MissingShards) {
   fs::create_directory(place / "folder");
   expect_refused(place, place.train("dvae", dvae_yaml(2, place.at("folder")), "run"), 2, "a folder without .tar files");
   expect_refused(place, place.train("dvae", dvae_yaml(2, place.at("part-*.tar")), "run"), 2, "no file that matches");
-  expect_refused(place, place.train("tokenizer", tokenizer_yaml(340, place.at("nowhere.tar")), "run"), 2, "nowhere.tar");
+  expect_refused(place, place.train("tokenizer", tokenizer_yaml(340, place.at("nowhere.tar")), "run"), 2,
+                 "nowhere.tar");
   expect_refused(place, place.train("dvae", dvae_yaml(2), "run", {"--set", "data.sources=[]"}), 2, "data.sources");
 }
 
@@ -34,7 +35,8 @@ TEST(BadData, EmptyShards) {
   const Workplace place("empty-data");
   expect_refused(place, train_on(place, testing::make_tar({})), 1, "at least one picture");
   expect_refused(place, train_on(place, ""), 1, "data.tar");
-  expect_refused(place, train_on(place, testing::make_tar({{"a.png", coloured_pictures(1)[0].second}})), 1, "no caption");
+  expect_refused(place, train_on(place, testing::make_tar({{"a.png", coloured_pictures(1)[0].second}})), 1,
+                 "no caption");
   expect_refused(place, train_on(place, testing::make_tar({{"readme", "hello"}})), 1, "no such pair");
 }
 
@@ -51,7 +53,8 @@ TEST(BadData, AShardCutShortIsUsedAsFarAsItGoes) {
   ASSERT_NE(header, std::string::npos);
   const auto outcome = train_on(place, tar.substr(0, header + 512 + 100));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr("picture-129.png is cut short"), HasSubstr("29 usable samples; 1 cut short")));
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("picture-129.png is cut short"), HasSubstr("29 usable samples; 1 cut short")));
   EXPECT_EQ(train_lines(place / "run").size(), 10U);
 }
 
@@ -100,7 +103,8 @@ TEST(BadData, PicturesThatAreTooSmall) {
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, AllOf(HasSubstr("at least 32 pixels"), HasSubstr("upscale_small")));
   fs::remove_all(place / "run");
-  const auto enlarged = train_on(place, testing::make_tar(coloured_pictures(30)), {"--set", "model.image_size=32", "--set", "data.upscale_small=true"});
+  const auto enlarged = train_on(place, testing::make_tar(coloured_pictures(30)),
+                                 {"--set", "model.image_size=32", "--set", "data.upscale_small=true"});
   EXPECT_EQ(enlarged.exit_code, 0) << enlarged.err;
 }
 

@@ -51,8 +51,10 @@ TEST(BadUsage, ConfigsThatCannotBeRead) {
 TEST(BadUsage, FlagsThatMeanNothing) {
   const Workplace place("bad-flags");
   expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--steps", "3"}), "--steps");
-  expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--set", "trainer.num_step=3"}), "did you mean 'num_steps'?");
-  expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--set", "trainer.num_steps=few"}), "expected an integer, got 'few'");
+  expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--set", "trainer.num_step=3"}),
+                     "did you mean 'num_steps'?");
+  expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--set", "trainer.num_steps=few"}),
+                     "expected an integer, got 'few'");
   expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--set", "novalue"}), "novalue");
   expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--device", "tpu"}), "tpu");
   expect_usage_error(place.train("dvae", dvae_yaml(2), "run", {"--threads", "-1"}), "--threads");
@@ -91,13 +93,15 @@ TEST(BadUsage, CheckAndPrintConfigWriteNothing) {
   const auto check = run("train-dvae", {yaml, "--check"}, {.directory = place / "empty"});
   EXPECT_EQ(check.exit_code, 0) << check.err;
   EXPECT_THAT(check.out, AllOf(HasSubstr("the config is valid"), HasSubstr("parameters: ")));
-  const auto print = run("train-dvae", {yaml, "--set", "trainer.seed=77", "--print-config"}, {.directory = place / "empty"});
+  const auto print =
+      run("train-dvae", {yaml, "--set", "trainer.seed=77", "--print-config"}, {.directory = place / "empty"});
   EXPECT_EQ(print.exit_code, 0) << print.err;
   EXPECT_THAT(print.out, HasSubstr("seed: 77"));
   EXPECT_TRUE(fs::is_empty(place / "empty"));
   const auto again = run("train-dvae", {place.file("printed.yaml", print.out), "--print-config"});
   EXPECT_EQ(again.out, print.out);
-  const auto paper = run("train-prior", {str(DALLE_SOURCE_DIR, "/configs/paper/prior.yaml"), "--check"}, {.directory = place / "empty"});
+  const auto paper = run("train-prior", {str(DALLE_SOURCE_DIR, "/configs/paper/prior.yaml"), "--check"},
+                         {.directory = place / "empty"});
   EXPECT_EQ(paper.exit_code, 0) << paper.err;
   EXPECT_THAT(paper.out, HasSubstr("12,292,840,960"));
   EXPECT_TRUE(fs::is_empty(place / "empty"));
@@ -122,12 +126,20 @@ TEST(BadUsage, SamplersSayWhatTheyLack) {
   const std::string out = place.at("out");
   expect_usage_error(run("sample-and-rerank", {"--caption", "x", "--out", out}), "--prior");
   expect_usage_error(run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--out", out}), "--caption");
-  expect_usage_error(run("sample-and-rerank", {"--prior", place.at("p"), "--dvae", place.at("d"), "--caption", "x", "--out", out}), "no such file or folder");
-  expect_usage_error(run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--candidates", "0", "--out", out}), "--candidates");
-  expect_usage_error(run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--rerank", "luck", "--out", out}), "clip, likelihood, none");
+  expect_usage_error(
+      run("sample-and-rerank", {"--prior", place.at("p"), "--dvae", place.at("d"), "--caption", "x", "--out", out}),
+      "no such file or folder");
+  expect_usage_error(
+      run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--candidates", "0", "--out", out}),
+      "--candidates");
+  expect_usage_error(
+      run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--rerank", "luck", "--out", out}),
+      "clip, likelihood, none");
   EXPECT_FALSE(fs::exists(out));
   place.file("used.txt", "x");
-  expect_usage_error(run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--out", place.path().string()}), "does not exist yet or is empty");
+  expect_usage_error(
+      run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--out", place.path().string()}),
+      "does not exist yet or is empty");
 }
 
 }  // namespace

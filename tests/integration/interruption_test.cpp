@@ -31,7 +31,8 @@ TEST(Interruption, ASignalSavesAndGivesExitCode3) {
     const Workplace place("signal");
     const std::string config = place.file("run.yaml", dvae_yaml(100000));
     Process process("train-dvae", {config, "--run-dir", place.at("run"), "--threads", "1"});
-    ASSERT_TRUE(wait_for("five steps", [&] { return lines_in(place / "run/metrics.jsonl") >= 5 || process.has_ended(); }));
+    ASSERT_TRUE(
+        wait_for("five steps", [&] { return lines_in(place / "run/metrics.jsonl") >= 5 || process.has_ended(); }));
     process.kill(signal);
     const auto stopped = process.wait();
     ASSERT_EQ(stopped.exit_code, 3) << stopped.err;
@@ -54,8 +55,10 @@ TEST(Interruption, AKilledRunGoesOnFromItsLastCheckpoint) {
   int64_t last = 0;
   for (const std::string how : {"--run-dir", "--resume"}) {
     std::vector<std::string> arguments{"--threads", "1", "--run-dir", place.at("run")};
-    if (how == "--resume") arguments.push_back(how);
-    else arguments.insert(arguments.begin(), config);
+    if (how == "--resume")
+      arguments.push_back(how);
+    else
+      arguments.insert(arguments.begin(), config);
     Process process("train-dvae", arguments);
     ASSERT_TRUE(wait_for("a checkpoint", [&] {
       const auto names = storage::list_checkpoints(place / "run");
@@ -82,7 +85,8 @@ TEST(Interruption, AFullDiskLeavesTheLastCheckpoint) {
   place.train_well("dvae", dvae_yaml(3), "run");
   const auto model = place / "run/checkpoints/step-00000003/model.safetensors";
   ASSERT_GT(fs::file_size(model), 64U << 10) << "the limit below must hit checkpoints, not logs";
-  const auto full = place.resume("dvae", "run", {"--set", "trainer.num_steps=6"}, {.max_file_bytes = fs::file_size(model) / 2});
+  const auto full =
+      place.resume("dvae", "run", {"--set", "trainer.num_steps=6"}, {.max_file_bytes = fs::file_size(model) / 2});
   EXPECT_EQ(full.exit_code, 1) << full.err;
   EXPECT_THAT(full.err, AllOf(HasSubstr("error: train-dvae"), HasSubstr("safetensors")));
   EXPECT_EQ(storage::list_checkpoints(place / "run"), std::vector<std::string>{"step-00000003"});

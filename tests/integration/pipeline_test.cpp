@@ -13,11 +13,13 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const std::vector<std::string> kTwoCaptions{"--caption", "red apple", "--caption", "a blue square", "--candidates", "6", "--keep", "4"};
+const std::vector<std::string> kTwoCaptions{"--caption",    "red apple", "--caption", "a blue square",
+                                            "--candidates", "6",         "--keep",    "4"};
 
 TEST(Pipeline, EveryTrainerLeavesItsRunDirectory) {
   const auto& system = TinySystem::instance();
-  for (const char* file : {"tokenizer/tokenizer.model", "tokenizer/log.txt"}) EXPECT_TRUE(fs::exists(system / file)) << file;
+  for (const char* file : {"tokenizer/tokenizer.model", "tokenizer/log.txt"})
+    EXPECT_TRUE(fs::exists(system / file)) << file;
   for (const std::string run : {"dvae", "clip", "prior"}) {
     EXPECT_TRUE(fs::exists(system / run / "checkpoints/latest/MANIFEST.json")) << run;
     for (const char* part : {"config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "samples"}) {
@@ -31,7 +33,8 @@ TEST(Pipeline, EveryTrainerLeavesItsRunDirectory) {
 TEST(Pipeline, TheCompleteConfigOfARunStartsTheSameRun) {
   const auto& system = TinySystem::instance();
   const Workplace again("config-again");
-  const auto outcome = run("train-dvae", {system.at("dvae/config.yaml"), "--run-dir", again.at("dvae"), "--threads", "1"});
+  const auto outcome =
+      run("train-dvae", {system.at("dvae/config.yaml"), "--run-dir", again.at("dvae"), "--threads", "1"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   expect_same_weights(again / "dvae/checkpoints/latest", system / "dvae/checkpoints/latest");
 }
@@ -91,7 +94,8 @@ TEST(Pipeline, TheScoresAreThoseOfThePictures) {
   const auto& system = TinySystem::instance();
   run_well("sample-and-rerank", sample_arguments(system, "scored", kTwoCaptions));
   const auto caption = json_of(system / "scored/scores.json")["captions"][0];
-  std::vector<std::string> arguments{"--clip", system.at("clip"), "--caption", "red apple", "--precision", "f32", "--json", system.at("again.json")};
+  std::vector<std::string> arguments{"--clip", system.at("clip"),      "--caption", "red apple", "--precision", "f32",
+                                     "--json", system.at("again.json")};
   std::map<std::string, double> expected;
   for (const auto& candidate : caption["candidates"]) {
     const std::string file = system.at("scored/" + candidate["file"].get<std::string>());
@@ -113,19 +117,22 @@ TEST(Pipeline, TheScoresAreThoseOfThePictures) {
 TEST(Pipeline, OtherOrdersNeedNoClip) {
   const auto& system = TinySystem::instance();
   for (const std::string by : {"likelihood", "none"}) {
-    run_well("sample-and-rerank", {"--prior", system.at("prior"), "--dvae", system.at("dvae"), "--rerank", by, "--caption", "sun",
-                                   "--candidates", "5", "--out", system.at("by-" + by), "--threads", "1"});
+    run_well("sample-and-rerank",
+             {"--prior", system.at("prior"), "--dvae", system.at("dvae"), "--rerank", by, "--caption", "sun",
+              "--candidates", "5", "--out", system.at("by-" + by), "--threads", "1"});
     const auto scores = json_of(system / ("by-" + by) / "scores.json");
     EXPECT_EQ(scores["score"], by);
     const auto& candidates = scores["captions"][0]["candidates"];
     ASSERT_EQ(candidates.size(), 5U);
     for (size_t i = 1; i < 5; ++i) {
-      if (by == "none") EXPECT_EQ(candidates[i]["candidate"], i);
-      else EXPECT_GE(candidates[i - 1]["log_likelihood"], candidates[i]["log_likelihood"]);
+      if (by == "none")
+        EXPECT_EQ(candidates[i]["candidate"], i);
+      else
+        EXPECT_GE(candidates[i - 1]["log_likelihood"], candidates[i]["log_likelihood"]);
     }
   }
-  const auto outcome = run("sample-and-rerank", {"--prior", system.at("prior"), "--dvae", system.at("dvae"), "--caption", "sun",
-                                                 "--out", system.at("no-clip")});
+  const auto outcome = run("sample-and-rerank", {"--prior", system.at("prior"), "--dvae", system.at("dvae"),
+                                                 "--caption", "sun", "--out", system.at("no-clip")});
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("--clip"), HasSubstr("--rerank likelihood")));
   EXPECT_FALSE(fs::exists(system / "no-clip"));
@@ -133,7 +140,8 @@ TEST(Pipeline, OtherOrdersNeedNoClip) {
 
 TEST(Pipeline, ASeedGivesTheSameBytesAgain) {
   const auto& system = TinySystem::instance();
-  for (const std::string out : {"first", "second"}) run_well("sample-and-rerank", sample_arguments(system, out, kTwoCaptions));
+  for (const std::string out : {"first", "second"})
+    run_well("sample-and-rerank", sample_arguments(system, out, kTwoCaptions));
   auto other = kTwoCaptions;
   other.insert(other.end(), {"--seed", "1"});
   run_well("sample-and-rerank", sample_arguments(system, "third", other));
@@ -143,7 +151,8 @@ TEST(Pipeline, ASeedGivesTheSameBytesAgain) {
     ++pictures;
     const fs::path name = fs::relative(entry.path(), system / "first");
     EXPECT_TRUE(read_file(entry.path()) == read_file(system / "second" / name)) << name;
-    if (fs::exists(system / "third" / name)) same_in_third += read_file(entry.path()) == read_file(system / "third" / name);
+    if (fs::exists(system / "third" / name))
+      same_in_third += read_file(entry.path()) == read_file(system / "third" / name);
   }
   EXPECT_EQ(pictures, 2 * 6 + 2 + 1);
   EXPECT_LT(same_in_third, 3) << "another seed draws other pictures";
@@ -153,8 +162,9 @@ TEST(Pipeline, TheBatchSizeDoesNotChooseTheTokens) {
   const auto& system = TinySystem::instance();
   std::vector<nlohmann::json> tokens;
   for (const std::string size : {"1", "7", "auto"}) {
-    run_well("sample-and-rerank", sample_arguments(system, "batch-" + size, {"--caption", "red apple", "--candidates", "20", "--batch-size",
-                                                                            size, "--save-tokens"}));
+    run_well("sample-and-rerank",
+             sample_arguments(system, "batch-" + size,
+                              {"--caption", "red apple", "--candidates", "20", "--batch-size", size, "--save-tokens"}));
     tokens.push_back(json_of(system / ("batch-" + size) / "caption-0000/tokens.json")["tokens"]);
   }
   for (size_t other : {size_t{1}, size_t{2}}) {
@@ -167,8 +177,8 @@ TEST(Pipeline, TheBatchSizeDoesNotChooseTheTokens) {
 TEST(Pipeline, ACaptionsFileAndABundleDoTheSame) {
   const auto& system = TinySystem::instance();
   const std::string captions = system.file("captions.txt", "red apple\r\n\na blue square\n");
-  run_well("sample-and-rerank", {"--run", system.path().string(), "--captions", captions, "--candidates", "6", "--keep", "4", "--threads",
-                                 "1", "--precision", "f32", "--out", system.at("bundle")});
+  run_well("sample-and-rerank", {"--run", system.path().string(), "--captions", captions, "--candidates", "6", "--keep",
+                                 "4", "--threads", "1", "--precision", "f32", "--out", system.at("bundle")});
   run_well("sample-and-rerank", sample_arguments(system, "flags", kTwoCaptions));
   EXPECT_EQ(json_of(system / "bundle/scores.json")["captions"], json_of(system / "flags/scores.json")["captions"]);
 }
@@ -176,10 +186,12 @@ TEST(Pipeline, ACaptionsFileAndABundleDoTheSame) {
 TEST(Pipeline, AnImagePromptKeepsItsRows) {
   const auto& system = TinySystem::instance();
   const std::string picture = system.file("prompt.png", coloured_pictures(3)[4].second);
-  run_well("reconstruct", {picture, "--dvae", system.at("dvae"), "--precision", "f32", "--save-tokens", "--out", system.at("prompt-tokens")});
+  run_well("reconstruct", {picture, "--dvae", system.at("dvae"), "--precision", "f32", "--save-tokens", "--out",
+                           system.at("prompt-tokens")});
   const auto grid = json_of(system / "prompt-tokens/prompt.tokens.json");
-  run_well("sample-and-rerank", sample_arguments(system, "prompted", {"--caption", "red apple", "--candidates", "4", "--image-prompt", picture,
-                                                                     "--prompt-rows", "2", "--save-tokens"}));
+  run_well("sample-and-rerank", sample_arguments(system, "prompted",
+                                                 {"--caption", "red apple", "--candidates", "4", "--image-prompt",
+                                                  picture, "--prompt-rows", "2", "--save-tokens"}));
   for (const auto& row : json_of(system / "prompted/caption-0000/tokens.json")["tokens"]) {
     for (size_t i = 0; i < 8; ++i) EXPECT_EQ(row[i], grid[i / 4][i % 4]);
   }
@@ -188,8 +200,10 @@ TEST(Pipeline, AnImagePromptKeepsItsRows) {
 TEST(Pipeline, PicturesGoThroughTheDvae) {
   const auto& system = TinySystem::instance();
   const auto pictures = coloured_pictures(2);
-  const std::string first = system.file("one.png", pictures[0].second), second = system.file("two.png", pictures[2].second);
-  const auto outcome = run_well("reconstruct", {first, second, "--dvae", system.at("dvae"), "--save-tokens", "--out", system.at("seen")});
+  const std::string first = system.file("one.png", pictures[0].second),
+                    second = system.file("two.png", pictures[2].second);
+  const auto outcome = run_well(
+      "reconstruct", {first, second, "--dvae", system.at("dvae"), "--save-tokens", "--out", system.at("seen")});
   EXPECT_THAT(outcome.out, AllOf(HasSubstr("one.png: PSNR "), HasSubstr("mean PSNR ")));
   EXPECT_EQ(data::decode_picture(read_file(system / "seen/one.png")).sizes(), (std::vector<int64_t>{16, 32, 3}));
   EXPECT_EQ(json_of(system / "seen/two.tokens.json").size(), 4U);
@@ -209,10 +223,12 @@ TEST(Pipeline, CheckpointsCanBeLookedAt) {
   const auto& system = TinySystem::instance();
   const auto prior = run_well("inspect-checkpoint", {system.at("prior"), "--verify", "--tokenize", "Red apple"});
   const auto checkpoint = storage::load_checkpoint(storage::resolve_checkpoint(system / "prior"));
-  EXPECT_THAT(prior.out, AllOf(HasSubstr("kind: prior"), HasSubstr("step: 12"), HasSubstr("all files are whole"),
-                               HasSubstr("identity of dvae: " + checkpoint.identities.at("dvae")), HasSubstr(" tokens:")));
+  EXPECT_THAT(prior.out,
+              AllOf(HasSubstr("kind: prior"), HasSubstr("step: 12"), HasSubstr("all files are whole"),
+                    HasSubstr("identity of dvae: " + checkpoint.identities.at("dvae")), HasSubstr(" tokens:")));
   EXPECT_THAT(prior.out, Not(HasSubstr("image_head.weight")));
-  EXPECT_THAT(run_well("inspect-checkpoint", {system.at("prior/checkpoints/latest"), "--tensors"}).out, HasSubstr("image_head.weight [16, 16]"));
+  EXPECT_THAT(run_well("inspect-checkpoint", {system.at("prior/checkpoints/latest"), "--tensors"}).out,
+              HasSubstr("image_head.weight [16, 16]"));
   const auto dvae = run("inspect-checkpoint", {system.at("dvae"), "--tokenize", "red"});
   EXPECT_EQ(dvae.exit_code, 2);
   EXPECT_THAT(dvae.err, HasSubstr("no tokenizer"));

@@ -30,8 +30,8 @@ struct Outcome {
 };
 
 struct Launch {
-  fs::path directory;            // working directory; empty: this process's
-  uint64_t max_file_bytes = 0;   // 0: no limit; else writes beyond it fail with EFBIG, as on a full disk
+  fs::path directory;           // working directory; empty: this process's
+  uint64_t max_file_bytes = 0;  // 0: no limit; else writes beyond it fail with EFBIG, as on a full disk
 };
 
 /// Waits until `done()`; a test failure and false after two minutes.
@@ -128,7 +128,8 @@ inline Outcome run_well(const std::string& command, const std::vector<std::strin
 inline std::vector<std::string> listing(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    names.push_back(str(fs::relative(entry.path(), folder).string(), " ", entry.is_regular_file() ? entry.file_size() : 0));
+    names.push_back(
+        str(fs::relative(entry.path(), folder).string(), " ", entry.is_regular_file() ? entry.file_size() : 0));
   }
   std::sort(names.begin(), names.end());
   return names;

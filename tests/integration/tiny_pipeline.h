@@ -19,13 +19,15 @@ inline std::string emoji(const std::string& file) { return str(DALLE_SOURCE_DIR,
 
 /// The parts that all three trainers share. Every step is logged.
 inline std::string trainer_yaml(int64_t num_steps, const std::string& source, const std::string& extra = "") {
-  return str("trainer:\n  num_steps: ", num_steps,
-             "\n  batch_size: 4\n  seed: 1\n  ema_decay: 0.9\n  log_interval_steps: 1\n  checkpoint_interval_steps: 0\n", extra,
-             "precision: f32\ndata:\n  sources:\n    - path: ", source,
-             "\n      max_samples: 48\n  augmentation: none\nlearning_rate:\n  start: 4e-3\n");
+  return str(
+      "trainer:\n  num_steps: ", num_steps,
+      "\n  batch_size: 4\n  seed: 1\n  ema_decay: 0.9\n  log_interval_steps: 1\n  checkpoint_interval_steps: 0\n",
+      extra, "precision: f32\ndata:\n  sources:\n    - path: ", source,
+      "\n      max_samples: 48\n  augmentation: none\nlearning_rate:\n  start: 4e-3\n");
 }
 
-inline std::string dvae_yaml(int64_t num_steps, const std::string& source = emoji("train.tar"), const std::string& extra = "") {
+inline std::string dvae_yaml(int64_t num_steps, const std::string& source = emoji("train.tar"),
+                             const std::string& extra = "") {
   return trainer_yaml(num_steps, source, extra) +
          "model:\n  image_size: 16\n  vocab_size: 16\n  hidden_dim: 8\n  num_groups: 3\n  num_blocks_per_group: 1\n"
          "  decoder_init_dim: 8\n"
@@ -33,19 +35,22 @@ inline std::string dvae_yaml(int64_t num_steps, const std::string& source = emoj
 }
 
 inline std::string tokenizer_yaml(int64_t vocab_size = 340, const std::string& source = emoji("train.tar")) {
-  return str("data:\n  sources:\n    - path: ", source, "\n      max_samples: 48\ntokenizer:\n  vocab_size: ", vocab_size, "\n");
+  return str("data:\n  sources:\n    - path: ", source,
+             "\n      max_samples: 48\ntokenizer:\n  vocab_size: ", vocab_size, "\n");
 }
 
 inline std::string clip_yaml(int64_t num_steps, const std::string& extra = "") {
   return trainer_yaml(num_steps, emoji("train.tar"), extra) +
-         "model:\n  image_size: 16\n  patch_size: 4\n  vision_dim: 16\n  vision_layers: 1\n  vision_heads: 2\n  text_context: 16\n"
+         "model:\n  image_size: 16\n  patch_size: 4\n  vision_dim: 16\n  vision_layers: 1\n  vision_heads: 2\n  "
+         "text_context: 16\n"
          "  text_vocab_size: 0\n  text_dim: 16\n  text_layers: 1\n  text_heads: 2\n  embed_dim: 16\n"
          "tokenizer: tokenizer\ndvae: dvae\nreconstructed_share: 0.5\n";
 }
 
 inline std::string prior_yaml(int64_t num_steps, const std::string& extra = "") {
   return trainer_yaml(num_steps, emoji("train.tar"), extra) +
-         "model:\n  text_context: 16\n  text_vocab_size: 0\n  grid_size: 0\n  image_vocab_size: 0\n  dim: 16\n  num_heads: 2\n"
+         "model:\n  text_context: 16\n  text_vocab_size: 0\n  grid_size: 0\n  image_vocab_size: 0\n  dim: 16\n  "
+         "num_heads: 2\n"
          "  num_layers: 4\n  conv_kernel: 3\n  init_scale: 1\n"
          "tokenizer: tokenizer\ndvae: dvae\nbpe_dropout: 0\npreview_captions: 1\n";
 }
@@ -62,8 +67,8 @@ class Workplace : public testing::TempDirectory {
   std::string at(const std::string& name) const { return (*this / name).string(); }
 
   /// train-KIND of CONFIG into the run directory `run`, on one thread.
-  Outcome train(const std::string& kind, const std::string& yaml, const std::string& run, std::vector<std::string> more = {},
-                const Launch& launch = {}) const {
+  Outcome train(const std::string& kind, const std::string& yaml, const std::string& run,
+                std::vector<std::string> more = {}, const Launch& launch = {}) const {
     std::vector<std::string> arguments{file(str(run, ".yaml"), yaml), "--run-dir", at(run), "--threads", "1"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return integration::run("train-" + kind, arguments, launch);
@@ -72,7 +77,8 @@ class Workplace : public testing::TempDirectory {
     const Outcome outcome = train(kind, yaml, run);
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   }
-  Outcome resume(const std::string& kind, const std::string& run, std::vector<std::string> more = {}, const Launch& launch = {}) const {
+  Outcome resume(const std::string& kind, const std::string& run, std::vector<std::string> more = {},
+                 const Launch& launch = {}) const {
     std::vector<std::string> arguments{"--run-dir", at(run), "--resume", "--threads", "1"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return integration::run("train-" + kind, arguments, launch);
@@ -95,9 +101,11 @@ class TinySystem : public Workplace {
 };
 
 /// Arguments that name the system's models for sample-and-rerank, and one thread.
-inline std::vector<std::string> sample_arguments(const TinySystem& system, const std::string& out, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments{"--prior", system.at("prior"), "--dvae", system.at("dvae"), "--clip", system.at("clip"),
-                                     "--threads", "1", "--precision", "f32", "--out", system.at(out)};
+inline std::vector<std::string> sample_arguments(const TinySystem& system, const std::string& out,
+                                                 std::vector<std::string> more = {}) {
+  std::vector<std::string> arguments{"--prior",         system.at("prior"), "--dvae", system.at("dvae"), "--clip",
+                                     system.at("clip"), "--threads",        "1",      "--precision",     "f32",
+                                     "--out",           system.at(out)};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }

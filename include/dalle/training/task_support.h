@@ -6,6 +6,7 @@
 #include <string>
 
 #include "dalle/data/loader.h"
+#include "dalle/text/tokenizer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/task.h"
 
@@ -25,6 +26,9 @@ Tensor to_unit_range(const Tensor& u8, at::Device device);
 /// The pictures of a batch with their captions, or what `label` says, underneath.
 Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,
                       const std::function<std::string(size_t)>& label = {});
+
+/// The pieces of a row of ids as text, "flag|_|of|_|japan"; ids outside the tokenizer's range are left out.
+std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids);
 
 /// Three significant digits.
 std::string short_number(double value);
