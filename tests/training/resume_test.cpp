@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <stdexcept>
+#include <utility>
 
 #include "training/tiny_runs.h"
 
@@ -34,8 +35,9 @@ template <class Config>
 bool train_until_signal(const Config& config, const fs::path& root, bool resume, int64_t stop) {
   TaskOf<Config> task(config, at::kCPU);
   WatchedTask watched(task);
+  bool raised = false;  // the second signal would end the process, and a step may have several micro-batches
   watched.before_step = [&](int64_t step) {
-    if (step == stop - 1) std::raise(SIGTERM);
+    if (step == stop - 1 && !std::exchange(raised, true)) std::raise(SIGTERM);
   };
   return train_task(watched, config, root, resume);
 }
