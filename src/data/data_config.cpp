@@ -9,8 +9,8 @@ namespace dalle::data {
 
 void DataConfig::validate(const std::string& place) const {
   if (sources.empty()) {
-    throw ConfigError(Problem{.place = str(place, ".sources"),
-                              .expected = "at least one data source",
+    throw ConfigError(Problem{.place = place,
+                              .expected = "at least one entry in sources",
                               .got = "none",
                               .hint = "for example: sources: [{path: data/emoji/train.tar}]"});
   }

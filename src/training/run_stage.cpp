@@ -68,6 +68,11 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
 
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call) {
   const auto communicator = distributed::init(task.device());
+  if (communicator->world_size() > 1) {
+    throw ConfigError(
+        Problem{"WORLD_SIZE", "one process", str(communicator->world_size()),
+                "training on several processes is not part of this version; start it without a launcher"});
+  }
   Trainer trainer(std::move(setup), task, *communicator);
   RunDirectory run =
       call.resume

@@ -28,7 +28,8 @@ TEST(BadData, MissingShards) {
   expect_refused(place, place.train("dvae", dvae_yaml(2, place.at("part-*.tar")), "run"), 2, "no file that matches");
   expect_refused(place, place.train("tokenizer", tokenizer_yaml(340, place.at("nowhere.tar")), "run"), 2,
                  "nowhere.tar");
-  expect_refused(place, place.train("dvae", dvae_yaml(2), "run", {"--set", "data.sources=[]"}), 2, "data.sources");
+  expect_refused(place, place.train("dvae", dvae_yaml(2), "run", {"--set", "data.sources=[]"}), 2,
+                 "(data): expected at least one entry in sources, got none");
 }
 
 TEST(BadData, EmptyShards) {

@@ -86,7 +86,7 @@ TEST(Interruption, AFullDiskLeavesTheLastCheckpoint) {
   // Big enough that the limit below hits its checkpoints and nothing else.
   const auto yaml = [](int64_t num_steps) {
     std::string text = dvae_yaml(num_steps);
-    return text.replace(text.find("hidden_dim: 8"), 13, "hidden_dim: 32");
+    return text.replace(text.find("hidden_dim: 8"), 13, "hidden_dim: 48");
   };
   place.train_well("dvae", yaml(3), "run");
   const auto model = place / "run/checkpoints/step-00000003/model.safetensors";

@@ -161,7 +161,7 @@ TEST(Load, IdentityHangsOnWeightsAndArchitectureOnly) {
   EXPECT_NE(identity_of(yaml, a), identity_of(yaml + "x: 1\n", a));
   for (const size_t tensor : {size_t{0}, a.size() - 1}) {  // one weight is enough
     auto nudged = a;
-    nudged[tensor].tensor = a[tensor].tensor.clone();
+    nudged[tensor].tensor = a[tensor].tensor.clone(at::MemoryFormat::Contiguous);
     nudged[tensor].tensor.view(-1)[0] += 1e-6;
     EXPECT_NE(identity_of(yaml, nudged), identity_of(yaml, a)) << a[tensor].name;
   }

@@ -25,8 +25,9 @@ struct CaptionPrompt {
 };
 
 struct SampledTokens {
-  Tensor tokens_BI;         // int64 [B, I]
-  Tensor log_likelihood_B;  // f64 [B]: sum of ln p of all tokens, kept ones too, at temperature 1, unfiltered, without guidance
+  Tensor tokens_BI;  // int64 [B, I]
+  Tensor
+      log_likelihood_B;  // f64 [B]: sum of ln p of all tokens, kept ones too, at temperature 1, unfiltered, without guidance
 };
 
 /// Called after each image slot with the number of slots done of this batch; return false to stop (an exception is thrown

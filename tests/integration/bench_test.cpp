@@ -1,0 +1,38 @@
+// dalle-bench runs and prints what its readers parse. What it measures is not tested.
+#include "integration/tiny_pipeline.h"
+
+namespace dalle::integration {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Bench, PrintsALineForEachImplementation) {
+  const auto outcome = run("dalle-bench", {"sample", "--config", "16x16_b1", "--precision", "f32", "bf16", "--rounds",
+                                           "1", "--warmup", "0", "--threads", "1", "--device", "cpu"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::vector<nlohmann::json> parsed;
+  for (std::string line; std::getline(lines, line);) parsed.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(parsed.size(), 2U);
+  for (const auto& line : parsed) {
+    EXPECT_EQ(line["job"], "sample");
+    EXPECT_EQ(line["config"], "small_64+16x16_b1");
+    EXPECT_EQ(line["unit"], "tokens/s");
+    EXPECT_GT(line["median"].get<double>(), 0);
+    EXPECT_GE(line["best"].get<double>(), line["median"].get<double>());
+    EXPECT_GE(line["spread"].get<double>(), 0);
+  }
+  EXPECT_FALSE(parsed[0].contains("ratio_to_ref"));
+  EXPECT_EQ(parsed[1]["ref"], parsed[0]["impl"]);
+  EXPECT_GT(parsed[1]["ratio_to_ref"].get<double>(), 0);
+}
+
+TEST(Bench, NamesItsConfigs) {
+  const auto outcome = run("dalle-bench", {"dvae-train", "--config", "unheard_of"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("openai_nhid64_64px_b16"));
+  EXPECT_EQ(run("dalle-bench", {"coffee"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace dalle::integration
