@@ -16,9 +16,15 @@ if(CCACHE_PROGRAM)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
 endif()
+# Debian 12's mold 1.10 writes, for some layouts, a GNU_RELRO segment that begins before its mapping; such a program does
+# not start ("cannot apply additional memory protection after relocation"). Linking is short either way.
 find_program(MOLD_PROGRAM mold)
 if(MOLD_PROGRAM)
-  add_link_options(-fuse-ld=mold)
+  execute_process(COMMAND ${MOLD_PROGRAM} --version OUTPUT_VARIABLE DALLE_MOLD_VERSION)
+  string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" DALLE_MOLD_VERSION "${DALLE_MOLD_VERSION}")
+  if(DALLE_MOLD_VERSION VERSION_GREATER_EQUAL 2.0)
+    add_link_options(-fuse-ld=mold)
+  endif()
 endif()
 
 set(DALLE_SANITIZE "" CACHE STRING "sanitizers, for example address,undefined")
