@@ -35,6 +35,11 @@ void Trainer::save() {
 }
 
 void Trainer::restore() {
+  if (setup_.checkpoint.empty() && storage::list_checkpoints(run_->root()).empty()) {
+    log_warning("this run was ended before its first checkpoint: it starts again at step 0");
+    if (!setup_.trainer.init_from.empty()) initialize_from(setup_.trainer.init_from);
+    return;
+  }
   storage::LoadedCheckpoint loaded;
   if (setup_.checkpoint.empty()) {
     loaded = storage::load_latest_good(run_->root());

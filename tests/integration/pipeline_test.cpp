@@ -39,6 +39,18 @@ TEST(Pipeline, TheCompleteConfigOfARunStartsTheSameRun) {
   expect_same_weights(again / "dvae/checkpoints/latest", system / "dvae/checkpoints/latest");
 }
 
+TEST(Pipeline, ARunWithoutADirectoryIsKeptUnderItsNameAndTime) {
+  const Workplace place("default-run");
+  const auto outcome =
+      run("train-dvae", {place.file("small.yaml", dvae_yaml(1)), "--threads", "1"}, {.directory = place.path()});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<fs::path> runs;
+  for (const auto& entry : fs::directory_iterator(place / "runs")) runs.push_back(entry.path());
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_TRUE(runs[0].filename().string().starts_with("small-20")) << runs[0];
+  EXPECT_EQ(storage::load_latest_good(runs[0]).checkpoint.step, 1);
+}
+
 std::vector<double> scores_of(const nlohmann::json& caption) {
   std::vector<double> scores;
   for (const auto& candidate : caption["candidates"]) scores.push_back(candidate["score"]);

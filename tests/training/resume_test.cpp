@@ -114,6 +114,17 @@ TEST(Resume, AStopBeforeTheFirstStepIsAResultToo) {
   expect_same_tensors(latest(scratch / "run").model, latest(scratch / "straight").model);
 }
 
+TEST(Resume, ARunThatCrashedBeforeItsFirstCheckpointStartsAgain) {
+  const testing::TempDirectory scratch("resume-early");
+  auto config = tiny_dvae(4);
+  config.trainer.init_from = parts().dvae;
+  ASSERT_TRUE(train(config, scratch / "straight"));
+  train_until_crash(config, scratch / "run", 2);
+  ASSERT_TRUE(storage::list_checkpoints(scratch / "run").empty());
+  EXPECT_TRUE(train(config, scratch / "run", /*resume=*/true));
+  expect_same_run(scratch / "run", scratch / "straight");
+}
+
 TEST(Resume, AFinishedRunIsLeftAsItIs) {
   const testing::TempDirectory scratch("resume-finished");
   ASSERT_TRUE(train(tiny_dvae(2), scratch / "run"));
