@@ -32,8 +32,8 @@ at::Device select_device(const std::string& name) {
   if (name == "auto") return has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (name == "cuda" || name.starts_with("cuda:")) {
     if (!at::hasCUDA()) {
-      throw ConfigError(Problem{"--device " + name, "", "this build has no CUDA",
-                                "build with the preset 'cuda' (cmake --preset cuda), or use --device cpu"});
+      throw ConfigError(Problem{"--device " + name, "", "no CUDA device that this build can use",
+                                "build with the preset cuda and look at the driver (nvidia-smi), or use --device cpu"});
     }
     const size_t count = has_cuda ? static_cast<size_t>(at::detail::getCUDAHooks().deviceCount()) : 0;
     size_t used = 0;

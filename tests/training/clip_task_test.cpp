@@ -107,6 +107,20 @@ TEST(ClipTask, PicturesDependOnTheirPositionAlone) {
   EXPECT_TRUE(testing::close_to(later.pixels, whole.pixels.slice(0, 4, 8), 1e-5));
 }
 
+TEST(ClipTask, EachPositionHasItsOwnBpeDropout) {
+  auto config = tiny_clip();
+  config.data.sources = {emoji("train.tar", 1)};
+  config.data.caption = data::CaptionChoice::kFirst;
+  config.bpe_dropout = 0.5;
+  config.model.text_context = 16;
+  ClipTask task(config, at::kCPU);
+  start(task);
+  const Tensor ids = first_batch(task, 16).batch.caption_ids;
+  std::set<std::string> readings;
+  for (int64_t i = 0; i < 16; ++i) readings.insert(str(ids[i]));
+  EXPECT_GE(readings.size(), 4U) << "one caption, read sixteen times";
+}
+
 TEST(ClipTask, ReportsRetrievalOnBothSides) {
   ClipTask task(tiny_clip(), at::kCPU);
   start(task);
