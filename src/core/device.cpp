@@ -8,7 +8,6 @@
 #include <malloc.h>
 
 #include <cstdlib>
-#include <limits>
 #include <thread>
 
 #include "dalle/core/error.h"
@@ -57,7 +56,7 @@ void set_num_threads(int num_threads) {
 
 void keep_freed_memory() {
   ::mallopt(M_MMAP_MAX, 0);
-  ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  ::mallopt(M_TRIM_THRESHOLD, -1);  // never
   ::mallopt(M_TOP_PAD, 64 << 20);
   ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);  // read by LibTorch's allocator
 }

@@ -17,7 +17,7 @@ constexpr int64_t kMostReplacements = 20;
   throw DataError(Problem{.place = "pictures",
                           .expected = "usable pictures",
                           .got = str(got, "; the last: ", made.bad.back().reason),
-                          .hint = "inspect-data lists what is wrong with a data set"});
+                          .hint = "the warnings above name the first of them; mend them or raise data.max_bad_share"});
 }
 
 }  // namespace

@@ -36,11 +36,12 @@ class BadSampleJudge {
     }
     const double share = static_cast<double>(num_bad_) / static_cast<double>(std::max<int64_t>(num_looked_at_, 1));
     if (num_looked_at_ >= kJudgedFrom && share > max_share_) {
-      throw DataError(Problem{.place = "pictures",
-                              .expected = str("at most ", 100 * max_share_, " % unusable (max_bad_share)"),
-                              .got = str(num_bad_, " of ", num_looked_at_,
-                                         bad.empty() ? "" : "; the last: ", bad.empty() ? "" : bad.back().reason),
-                              .hint = "inspect-data lists what is wrong with a data set"});
+      throw DataError(
+          Problem{.place = "pictures",
+                  .expected = str("at most ", 100 * max_share_, " % unusable (max_bad_share)"),
+                  .got = str(num_bad_, " of ", num_looked_at_,
+                             bad.empty() ? "" : "; the last: ", bad.empty() ? "" : bad.back().reason),
+                  .hint = "the warnings above name the first of them; mend them or raise data.max_bad_share"});
     }
   }
 

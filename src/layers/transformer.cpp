@@ -95,11 +95,11 @@ Transformer::Transformer(Module& parent, std::string name, const TransformerOpti
 }
 
 Tensor Transformer::forward(const Tensor& x_BLD, const std::function<AttendFunction(int64_t)>& attend_of,
-                            BlockRunner& runner, int64_t first_index) const {
+                            BlockRunner& runner, int64_t first_layer) const {
   Tensor x = x_BLD;
   for (size_t layer = 0; layer < resblocks.size(); ++layer) {
     const auto index = static_cast<int64_t>(layer);
-    x = resblocks[layer]->forward(x, attend_of(index), runner, first_index / 2 + index);
+    x = resblocks[layer]->forward(x, attend_of(index), runner, first_layer + index);
   }
   return x;
 }

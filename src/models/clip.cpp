@@ -22,7 +22,8 @@ const ClipConfig& validated(const ClipConfig& config) {
   return config;
 }
 
-// Initialisation of clip/model.py: matrices N(0, 1/dim), output projections divided by sqrt(2 layers).
+// After clip/model.py: matrices N(0, 1/fan_in), output projections divided by sqrt(2 layers). Theirs counts the width as
+// the fan-in of both MLP matrices, which makes c_fc smaller and c_proj larger by constant factors.
 layers::TransformerOptions tower(int64_t dim, int64_t heads, int64_t depth, layers::Activation activation,
                                  at::ScalarType dtype) {
   return {.dim = dim,
@@ -107,7 +108,7 @@ Tensor Clip::encode_text(const Tensor& ids_BT, layers::BlockRunner& runner) cons
   const Tensor bias = layers::mask_to_bias(layers::causal_mask(length), compute_dtype_).to(ids_BT.device());
   const auto attend = layers::dense_attention(bias);
   const Tensor out = ln_final.forward(transformer.forward(
-      x_BLD, [&](int64_t) { return attend; }, runner, /*first_index=*/2 * config_.vision_layers));
+      x_BLD, [&](int64_t) { return attend; }, runner, /*first_layer=*/config_.vision_layers));
   const Tensor rows = at::arange(ids_BT.size(0), ids_BT.options());
   const Tensor at_end = out.index({rows, ids_BT.argmax(-1)});
   return unit(at::matmul(at_end, text_projection.tensor));

@@ -99,7 +99,8 @@ fs::path resolve_checkpoint(const fs::path& given) {
   };
   if (!fs::exists(given, error)) fail("no such file or folder", "");
   if (fs::is_regular_file(given, error)) {
-    if (given.extension() != ".safetensors") fail("another kind of file", "import-weights converts other formats");
+    if (given.extension() != ".safetensors")
+      fail("another kind of file", "other formats can not be read yet; import-weights is to convert them");
     return given;
   }
   if (fs::exists(given / kManifestName, error)) return given;

@@ -172,7 +172,7 @@ std::string train_tokenizer(const std::vector<std::string>& captions, const Toke
     throw DataError(Problem{.place = "captions",
                             .expected = "letter runs of at least two letters",
                             .got = str("none in ", captions.size(), " captions"),
-                            .hint = "check the data set with inspect-data"});
+                            .hint = "look at the captions of the data set: it needs words of two letters or more"});
   }
   add_single_characters(corpus, alphabet, words);
   std::string model = run_trainer(words, config);

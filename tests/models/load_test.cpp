@@ -10,6 +10,7 @@
 #include "dalle/storage/run_checkpoints.h"
 #include "support/temp_directory.h"
 #include "support/tensor_matchers.h"
+#include "support/thrown_message.h"
 
 namespace dalle::models {
 namespace {
@@ -57,16 +58,6 @@ Checkpoint checkpoint_of(const std::string& kind, const Config& config) {
   checkpoint.ema = named_tensors(*initialized<Model>(config, 2));
   checkpoint.identities = {{"dvae", "abc"}};
   return checkpoint;
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 void expect_same_parameters(const layers::Module& a, const layers::Module& b) {
@@ -124,7 +115,8 @@ TEST(Load, AnotherKindAndAMissingPathAreConfigErrors) {
   testing::TempDirectory scratch("load-kind");
   storage::save_checkpoint(scratch / "dvae", checkpoint_of<Dvae>("dvae", kDvae));
   EXPECT_THROW(load_prior(scratch / "dvae", {}), ConfigError);
-  EXPECT_THAT(message_of([&] { load_prior(scratch / "dvae", {}); }), HasSubstr("a checkpoint of a prior"));
+  EXPECT_THAT(testing::message_of<Error>([&] { load_prior(scratch / "dvae", {}); }),
+              HasSubstr("a checkpoint of a prior"));
   EXPECT_THROW(load_dvae(scratch / "nothing", {}), ConfigError);
 }
 
@@ -136,7 +128,7 @@ TEST(Load, WeightsThatDoNotFitAreNamed) {
   checkpoint.model[1].name = "stray";
   storage::save_checkpoint(scratch / "c", checkpoint);
   EXPECT_THROW(load_dvae(scratch / "c", {}), CheckpointError);
-  const std::string message = message_of([&] { load_dvae(scratch / "c", {}); });
+  const std::string message = testing::message_of<Error>([&] { load_dvae(scratch / "c", {}); });
   EXPECT_THAT(message, HasSubstr("3 differences"));
   EXPECT_THAT(message, HasSubstr("encoder.blocks.input.w is [2, 2]"));
   EXPECT_THAT(message, HasSubstr("encoder.blocks.input.b is missing"));

@@ -10,8 +10,13 @@
 
 #include "dalle/core/random.h"
 #include "dalle/layers/module.h"
+#include "support/random_tensor.h"
+#include "support/thrown_message.h"
 
 namespace dalle::optim {
+
+using testing::message_of;
+using testing::random_tensor;
 
 struct TestModel : layers::Module {
   TestModel()
@@ -25,27 +30,11 @@ struct TestModel : layers::Module {
   layers::Parameter &matrix, &kernel, &bias, &late;
 };
 
-inline Tensor random_tensor(uint64_t seed, at::IntArrayRef shape) {
-  return normal(random_key(seed, Purpose::kInit), c10::multiply_integers(shape)).reshape(shape);
-}
-
 /// Gives every parameter a gradient, different for each `seed`.
 inline void set_gradients(const layers::Module& module, uint64_t seed) {
   for (const auto& [name, parameter] : module.named_parameters()) {
     parameter->tensor.mutable_grad() = random_tensor(stable_hash(name) + seed, parameter->tensor.sizes());
   }
-}
-
-/// The message of the E that `call` throws; a test failure and "" where it throws none.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 }  // namespace dalle::optim

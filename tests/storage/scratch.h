@@ -1,9 +1,8 @@
-// What the storage tests share: a scratch folder of this process, tensors with given seeds, file damage.
+// What the storage tests share: checkpoints to compare, file damage.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -15,43 +14,18 @@
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
 #include "dalle/storage/checkpoint.h"
+#include "support/random_tensor.h"
+#include "support/temp_directory.h"
 #include "support/tensor_matchers.h"
+#include "support/thrown_message.h"
 
 namespace dalle::storage {
 
 namespace fs = std::filesystem;
 
-/// An empty folder that goes away with its owner.
-class Scratch {
- public:
-  explicit Scratch(const std::string& name)
-      : path_(fs::temp_directory_path() / dalle::str("dalle-", name, "-", ::getpid())) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Scratch() { fs::remove_all(path_); }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-inline Tensor random_tensor(uint64_t seed, at::IntArrayRef shape) {
-  return normal(random_key(seed, Purpose::kInit), c10::multiply_integers(shape)).reshape(shape);
-}
-
-/// The message of the E that `call` throws; a test failure and "" where it throws none.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
+using testing::message_of;
+using testing::random_tensor;
+using Scratch = testing::TempDirectory;
 
 inline void expect_same(const std::vector<NamedTensor>& got, const std::vector<NamedTensor>& expected) {
   ASSERT_EQ(got.size(), expected.size());

@@ -23,8 +23,11 @@
 #include "dalle/training/trainer.h"
 #include "support/temp_directory.h"
 #include "support/tensor_matchers.h"
+#include "support/thrown_message.h"
 
 namespace dalle::training {
+
+using testing::message_of;
 
 namespace fs = std::filesystem;
 
@@ -257,18 +260,6 @@ inline void expect_same_tensors(const std::vector<storage::NamedTensor>& actual,
     EXPECT_EQ(actual[i].name, expected[i].name);
     EXPECT_TRUE(testing::bitwise_equal(actual[i].tensor, expected[i].tensor)) << expected[i].name;
   }
-}
-
-/// The message of the E that `call` throws; a test failure and "" where it throws none.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 }  // namespace dalle::training

@@ -71,9 +71,10 @@ struct TransformerBlock : Module {
 /// The stack "resblocks.0" ... "resblocks.N-1".
 struct Transformer : Module {
   Transformer(Module& parent, std::string name, const TransformerOptions& options);
-  /// attend_of(layer) gives each layer's attention.
+  /// attend_of(layer) gives each layer's attention. first_layer: layers of the model that ran before this stack, for the
+  /// runner's indices.
   Tensor forward(const Tensor& x_BLD, const std::function<AttendFunction(int64_t layer)>& attend_of,
-                 BlockRunner& runner, int64_t first_index = 0) const;
+                 BlockRunner& runner, int64_t first_layer = 0) const;
   Module resblocks_scope;
   std::vector<std::unique_ptr<TransformerBlock>> resblocks;
 };
