@@ -72,7 +72,7 @@ TEST(Transformer, EveryResblockGoesThroughTheRunnerInOrder) {
   EXPECT_THAT(runner.indices, ::testing::ElementsAre(0, 1, 2, 3, 4, 5));
   EXPECT_TRUE(testing::bitwise_equal(out, stack.transformer.forward(x, attend_of, plain_runner())));
   testing::RecordingRunner shifted;
-  stack.transformer.forward(x, attend_of, shifted, 10);
+  stack.transformer.forward(x, attend_of, shifted, /*first_layer=*/5);
   EXPECT_THAT(shifted.indices, ::testing::ElementsAre(10, 11, 12, 13, 14, 15));
   for (int64_t index = 0; index < 6; ++index) {
     testing::HalvingRunner halving(index);
