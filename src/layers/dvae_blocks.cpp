@@ -18,6 +18,12 @@ Tensor channels_last(const Tensor& x, at::ScalarType type) {
   return x.to(x.options().dtype(type), /*non_blocking=*/false, /*copy=*/false, at::MemoryFormat::ChannelsLast);
 }
 
+std::unique_ptr<Conv2d> codebook_conv(Module& blocks, const DvaeBlockOptions& options) {
+  if (options.vector_quantized) return nullptr;
+  return std::make_unique<Conv2d>(blocks, "input",
+                                  Conv2dOptions{.in = options.vocab_size, .out = options.decoder_init_dim});
+}
+
 }  // namespace
 
 DvaeBlock::DvaeBlock(Module& parent, std::string name, Side side, int64_t in, int64_t out, int64_t num_layers)
@@ -60,7 +66,7 @@ DvaeEncoder::DvaeEncoder(Module& parent, std::string name, const DvaeBlockOption
       input(blocks, "input", {.in = 3, .out = options.hidden_dim, .kernel = 7}),
       groups(blocks, Side::kEncoder, options),
       output_scope(blocks, "output"),
-      output(output_scope, "conv", {.in = options.hidden_dim << (options.num_groups - 1), .out = options.vocab_size}) {}
+      output(output_scope, "conv", {.in = options.hidden_dim << (options.num_groups - 1), .out = options.code_dim()}) {}
 
 Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
   const int64_t factor = int64_t{1} << (options.num_groups - 1);
@@ -81,15 +87,17 @@ DvaeDecoder::DvaeDecoder(Module& parent, std::string name, const DvaeBlockOption
     : Module(parent, std::move(name)),
       options(options),
       blocks(*this, "blocks"),
-      input(blocks, "input", {.in = options.vocab_size, .out = options.decoder_init_dim}),
+      input(codebook_conv(blocks, options)),
       groups(blocks, Side::kDecoder, options),
       output_scope(blocks, "output"),
       output(output_scope, "conv", {.in = options.hidden_dim, .out = 6}) {}
 
 Tensor DvaeDecoder::forward(const Tensor& z_BVHW, BlockRunner& runner) const {
-  TORCH_CHECK_VALUE(z_BVHW.dim() == 4 && z_BVHW.size(1) == options.vocab_size, "[dvae decoder] expected codes [B, ",
-                    options.vocab_size, ", H, W], got ", z_BVHW.sizes());
-  Tensor x = input.forward(channels_last(z_BVHW, options.relaxation_dtype)).to(options.compute_dtype);
+  TORCH_CHECK_VALUE(z_BVHW.dim() == 4 && z_BVHW.size(1) == options.code_dim(), "[dvae decoder] expected codes [B, ",
+                    options.code_dim(), ", H, W], got ", z_BVHW.sizes());
+  Tensor x = channels_last(z_BVHW, options.relaxation_dtype);
+  if (input != nullptr) x = input->forward(x);
+  x = x.to(options.compute_dtype);
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
     x = runner.run(options.num_layers() + index, x, [&](const Tensor& in) { return block.forward(in); });

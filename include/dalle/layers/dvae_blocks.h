@@ -18,9 +18,14 @@ struct DvaeBlockOptions {
   int64_t hidden_dim = 256;        // n_hid; group g of the encoder is hidden_dim * 2^g wide
   int64_t decoder_init_dim = 128;  // n_init: width of a codebook vector
   int64_t vocab_size = 8192;
+  /// The encoder then ends in vectors of decoder_init_dim channels and the decoder starts from such vectors: what turns
+  /// one into the other is a codebook outside (layers/vector_quantizer.h), in place of the decoder's `input`.
+  bool vector_quantized = false;
   at::ScalarType compute_dtype = at::kFloat;     // inside
   at::ScalarType relaxation_dtype = at::kFloat;  // the two convolutions around the relaxation
   int64_t num_layers() const { return num_groups * num_blocks_per_group; }
+  /// Channels between the encoder and the decoder.
+  int64_t code_dim() const { return vector_quantized ? decoder_init_dim : vocab_size; }
 };
 
 /// id_path(x) + post_gain * res_path(x), post_gain = 1 / num_layers^2. The encoder ends its res_path with the 1x1
@@ -48,7 +53,7 @@ class DvaeGroups {
 
 struct DvaeEncoder : Module {
   DvaeEncoder(Module& parent, std::string name, const DvaeBlockOptions& options);
-  /// [B, 3, S, S] mapped pixels -> logits [B, vocab_size, S / f, S / f] in f32. Throws c10::ValueError on other shapes.
+  /// [B, 3, S, S] mapped pixels -> logits [B, code_dim, S / f, S / f] in f32. Throws c10::ValueError on other shapes.
   Tensor forward(const Tensor& x_B3HW, BlockRunner& runner) const;
   DvaeBlockOptions options;
   Module blocks;
@@ -60,11 +65,11 @@ struct DvaeEncoder : Module {
 
 struct DvaeDecoder : Module {
   DvaeDecoder(Module& parent, std::string name, const DvaeBlockOptions& options);
-  /// One-hot or relaxed codes [B, vocab_size, G, G] -> [B, 6, G f, G f] f32: three maps mu, three maps ln b.
+  /// One-hot or relaxed codes (or code vectors) [B, code_dim, G, G] -> [B, 6, G f, G f] f32: three maps mu, three ln b.
   Tensor forward(const Tensor& z_BVHW, BlockRunner& runner) const;
   DvaeBlockOptions options;
   Module blocks;
-  Conv2d input;
+  std::unique_ptr<Conv2d> input;  // null where vector_quantized
   DvaeGroups groups;
   Module output_scope;
   Conv2d output;
