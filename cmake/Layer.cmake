@@ -16,6 +16,13 @@ function(dalle_layer name)
   target_link_libraries(dalle_${name} PUBLIC dalle_torch ${arg_PUBLIC} PRIVATE dalle_warnings ${arg_PRIVATE})
 endfunction()
 
+# dalle_vectorise(NAME FILES...): -O3 for files of layer NAME with loops over numbers: at -O2 GCC vectorises only loops
+# whose length it knows. Each such loop is a function with clones for several instruction sets. No unity build for them.
+function(dalle_vectorise name)
+  list(TRANSFORM ARGN PREPEND ${name}/)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release,RelWithDebInfo>:-O3>")
+endfunction()
+
 # dalle_alternative(TARGET OPTION FILE STUB): FILE where OPTION is on, else STUB, which defines the same symbols.
 function(dalle_alternative target option file stub)
   if(${option})

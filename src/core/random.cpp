@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "dalle/core/random_cuda.h"
+#include "dalle/core/vector_math.h"
 
 namespace dalle {
 namespace {
@@ -29,9 +30,10 @@ uint64_t mix(uint64_t x) {
 
 constexpr int64_t kLanes = 16;  // blocks computed side by side, so that the compiler can use vector registers
 
+constexpr int64_t kChunk = 4 * kLanes;  // elements of so many blocks
+
 // Words of the blocks first .. first + kLanes - 1 of one stream, transposed: words[w][lane].
-[[gnu::target_clones("avx512f", "avx2", "default")]] void philox_lanes(uint64_t first, RandomKey key,
-                                                                       uint32_t (&words)[4][kLanes]) {
+[[gnu::always_inline]] inline void philox_lanes(uint64_t first, RandomKey key, uint32_t (&words)[4][kLanes]) {
   uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const uint64_t block = first + static_cast<uint64_t>(lane);
@@ -65,18 +67,63 @@ constexpr int64_t kLanes = 16;  // blocks computed side by side, so that the com
 
 float to_unit(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }
 
-// out[0 .. size) = elements offset .. offset + size of one stream.
-void fill_uniform_row(RandomKey key, int64_t offset, int64_t size, float* out) {
+// Elements of chunk number `chunk` of one stream: uniform, or their Gumbel transform.
+[[gnu::target_clones("avx512f", "avx2", "default")]] void uniform_chunk(RandomKey key, int64_t chunk, float* out) {
   uint32_t words[4][kLanes];
-  constexpr int64_t kChunk = 4 * kLanes;
-  for (int64_t chunk = offset / kChunk; chunk * kChunk < offset + size; ++chunk) {
-    philox_lanes(static_cast<uint64_t>(chunk * kLanes), key, words);
-    const int64_t begin = std::max(offset, chunk * kChunk), end = std::min(offset + size, (chunk + 1) * kChunk);
-    for (int64_t i = begin; i < end; ++i) out[i - offset] = to_unit(words[i % 4][(i % kChunk) / 4]);
+  philox_lanes(static_cast<uint64_t>(chunk * kLanes), key, words);
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t word = 0; word < 4; ++word) out[4 * lane + word] = to_unit(words[word][lane]);
   }
 }
 
-Tensor keys_to_tensor(std::span<const RandomKey> keys, at::Device device) {
+[[gnu::target_clones("avx512f", "avx2", "default")]] void gumbel_chunk(RandomKey key, int64_t chunk, float* out) {
+  uint32_t words[4][kLanes];
+  float noise[4][kLanes];
+  philox_lanes(static_cast<uint64_t>(chunk * kLanes), key, words);
+  for (int64_t word = 0; word < 4; ++word) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      noise[word][lane] = -vector_log(-vector_log(to_unit(words[word][lane])));
+    }
+  }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t word = 0; word < 4; ++word) out[4 * lane + word] = noise[word][lane];
+  }
+}
+
+using ChunkFunction = void (*)(RandomKey key, int64_t chunk, float* out);
+
+// out[0 .. size) = elements offset .. offset + size of one stream.
+void fill_row(ChunkFunction function, RandomKey key, int64_t offset, int64_t size, float* out) {
+  float buffer[kChunk];
+  for (int64_t chunk = offset / kChunk; chunk * kChunk < offset + size; ++chunk) {
+    const int64_t begin = std::max(offset, chunk * kChunk), end = std::min(offset + size, (chunk + 1) * kChunk);
+    if (end - begin == kChunk) {
+      function(key, chunk, out + begin - offset);
+    } else {
+      function(key, chunk, buffer);
+      std::copy(buffer + begin % kChunk, buffer + begin % kChunk + (end - begin), out + begin - offset);
+    }
+  }
+}
+
+// Row r of `out` (f32 [keys, row size] on the CPU) from stream keys[r].
+void fill_rows(ChunkFunction function, std::span<const RandomKey> keys, int64_t offset, Tensor& out) {
+  float* data = out.data_ptr<float>();
+  const int64_t rows = out.size(0), row_size = out.size(1);
+  constexpr int64_t kPiece = 1 << 14;  // elements of one unit of parallel work; a multiple of a chunk
+  const int64_t pieces = (row_size + kPiece - 1) / kPiece;
+  at::parallel_for(0, rows * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t row = unit / pieces, first = unit % pieces * kPiece;
+      fill_row(function, keys[static_cast<size_t>(row)], offset + first, std::min(kPiece, row_size - first),
+               data + row * row_size + first);
+    }
+  });
+}
+
+}  // namespace
+
+Tensor random_keys_tensor(std::span<const RandomKey> keys, at::Device device) {
   Tensor host = at::empty({static_cast<int64_t>(keys.size()), 2}, at::kLong);
   int64_t* data = host.data_ptr<int64_t>();
   for (size_t row = 0; row < keys.size(); ++row) {
@@ -85,8 +132,6 @@ Tensor keys_to_tensor(std::span<const RandomKey> keys, at::Device device) {
   }
   return host.to(device);
 }
-
-}  // namespace
 
 RandomKey random_key(uint64_t seed, Purpose purpose, uint64_t a, uint64_t b) {
   return {seed, mix(mix(mix(static_cast<uint64_t>(purpose)) ^ a) ^ b)};
@@ -145,25 +190,23 @@ Tensor uniform_rows(std::span<const RandomKey> keys, int64_t row_size, at::Devic
   const int64_t rows = static_cast<int64_t>(keys.size());
   Tensor out = at::empty({rows, row_size}, at::TensorOptions().dtype(at::kFloat).device(device));
   if (device.is_cuda()) {
-    detail::uniform_rows_cuda(keys_to_tensor(keys, device), out, offset);
+    detail::uniform_rows_cuda(random_keys_tensor(keys, device), out, offset);
     return out;
   }
-  float* data = out.data_ptr<float>();
-  constexpr int64_t kPiece = 1 << 14;  // elements of one unit of parallel work; a multiple of a chunk
-  const int64_t pieces = (row_size + kPiece - 1) / kPiece;
-  at::parallel_for(0, rows * pieces, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t row = unit / pieces, first = unit % pieces * kPiece;
-      fill_uniform_row(keys[static_cast<size_t>(row)], offset + first, std::min(kPiece, row_size - first),
-                       data + row * row_size + first);
-    }
-  });
+  fill_rows(uniform_chunk, keys, offset, out);
   return out;
 }
 
 Tensor gumbel_rows(std::span<const RandomKey> keys, int64_t row_size, at::Device device, int64_t offset) {
   const c10::NoGradGuard no_grad;
-  return uniform_rows(keys, row_size, device, offset).log_().neg_().log_().neg_();
+  if (!device.is_cpu()) return uniform_rows(keys, row_size, device, offset).log_().neg_().log_().neg_();
+  Tensor out = at::empty({static_cast<int64_t>(keys.size()), row_size}, at::kFloat);
+  fill_rows(gumbel_chunk, keys, offset, out);
+  return out;
+}
+
+void fill_gumbel(RandomKey key, int64_t offset, int64_t size, float* out) {
+  fill_row(gumbel_chunk, key, offset, size, out);
 }
 
 Tensor normal(RandomKey key, int64_t size) {

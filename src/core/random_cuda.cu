@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "dalle/core/philox_cuda.h"
 #include "dalle/core/random_cuda.h"
 
 namespace dalle::detail {
@@ -13,20 +14,6 @@ namespace {
 
 constexpr int64_t kThreads = 256;
 constexpr int64_t kMaxBlocks = 65535;
-
-__device__ uint4 philox_block(uint4 counter, uint2 key) {
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
-    const uint32_t high1 = __umulhi(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
-    counter = make_uint4(high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0);
-    key.x += 0x9E3779B9u;
-    key.y += 0xBB67AE85u;
-  }
-  return counter;
-}
-
-// The centre of one of 2^23 equal cells of (0, 1): neither 0 nor 1, and exact in f32.
-__device__ float to_uniform(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }
 
 // Item i is block i % blocks_per_row of row i / blocks_per_row; its thread writes those of the four elements that lie
 // in the row (the first and last block of a row may stick out).
@@ -37,12 +24,7 @@ __global__ void uniform_rows_kernel(const int64_t* keys, float* out, int64_t row
   for (int64_t item = begin; item < rows * blocks_per_row; item += stride) {
     const int64_t row = item / blocks_per_row;
     const uint64_t block = static_cast<uint64_t>(offset / 4 + item % blocks_per_row);
-    const uint64_t seed = static_cast<uint64_t>(keys[2 * row]);
-    const uint64_t stream = static_cast<uint64_t>(keys[2 * row + 1]);
-    const uint4 counter = make_uint4(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                                     static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32));
-    const uint4 block_words =
-        philox_block(counter, make_uint2(static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)));
+    const uint4 block_words = stream_block(keys[2 * row], keys[2 * row + 1], block);
     const uint32_t words[4] = {block_words.x, block_words.y, block_words.z, block_words.w};
     const int64_t first = static_cast<int64_t>(block) * 4 - offset;
     for (int i = 0; i < 4; ++i) {

@@ -1,10 +1,67 @@
 #include "dalle/layers/relaxation.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
+#include "dalle/layers/relaxation_kernels.h"
+
 namespace dalle::layers {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Rows [B H W, V] of [B, V, H, W] in channels-last memory: no copy where it has that layout already.
+Tensor rows_of(const Tensor& x_BVHW) { return x_BVHW.permute({0, 2, 3, 1}).contiguous().view({-1, x_BVHW.size(1)}); }
+
+Tensor grid_of(const Tensor& rows_NV, at::IntArrayRef sizes) {
+  return rows_NV.view({sizes[0], sizes[2], sizes[3], sizes[1]}).permute({0, 3, 1, 2});
+}
+
+struct RelaxFunction : torch::autograd::Function<RelaxFunction> {
+  static variable_list forward(AutogradContext* context, const Tensor& logits_BVHW, const Tensor& keys_B2,
+                               double temperature, bool straight_through) {
+    const Tensor logits_NV = rows_of(logits_BVHW);
+    const auto rows = logits_NV.is_cuda() ? detail::relax_rows_cuda(logits_NV, keys_B2, temperature, straight_through)
+                                          : detail::relax_rows_cpu(logits_NV, keys_B2, temperature, straight_through);
+    context->save_for_backward({logits_NV, rows.soft_NV, rows.statistics.log_normalizer_N, rows.statistics.kl_N});
+    context->saved_data["temperature"] = temperature;
+    context->saved_data["sizes"] = logits_BVHW.sizes().vec();
+    context->set_materialize_grads(false);
+    const auto sizes = logits_BVHW.sizes();
+    return {grid_of(straight_through ? rows.hard_NV : rows.soft_NV, sizes),
+            rows.statistics.kl_N.view({sizes[0], sizes[2], sizes[3]})};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const auto sizes = context->saved_data["sizes"].toIntVector();
+    const double temperature = context->saved_data["temperature"].toDouble();
+    const Tensor grad_codes_NV = grads[0].defined() ? rows_of(grads[0].to(saved[0].scalar_type())) : Tensor();
+    const Tensor grad_kl_N = grads[1].defined() ? grads[1].reshape({-1}) : Tensor();
+    const detail::RowStatistics statistics{saved[2], saved[3]};
+    const Tensor grad_NV =
+        saved[0].is_cuda()
+            ? detail::relax_rows_backward_cuda(grad_codes_NV, grad_kl_N, saved[0], saved[1], statistics, temperature)
+            : detail::relax_rows_backward_cpu(grad_codes_NV, grad_kl_N, saved[0], saved[1], statistics, temperature);
+    return {grid_of(grad_NV, sizes), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Relaxation relax(const Tensor& logits_BVHW, std::span<const RandomKey> keys, double temperature,
+                 bool straight_through) {
+  TORCH_CHECK_VALUE(logits_BVHW.dim() == 4 && logits_BVHW.size(0) == static_cast<int64_t>(keys.size()),
+                    "[relax] expected logits [B, V, H, W] and a key for each of the B pictures, got ",
+                    logits_BVHW.sizes(), " and ", keys.size(), " keys");
+  TORCH_CHECK_VALUE(temperature > 0, "[relax] temperature must be above 0, got ", temperature);
+  auto out =
+      RelaxFunction::apply(logits_BVHW, random_keys_tensor(keys, logits_BVHW.device()), temperature, straight_through);
+  return {out[0], out[1]};
+}
 
 Tensor gumbel_softmax(const Tensor& logits_BVHW, const Tensor& gumbel_BVHW, double temperature) {
   return at::softmax((logits_BVHW + gumbel_BVHW) / temperature, 1);

@@ -6,9 +6,13 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "dalle/core/random.h"
 #include "support/golden.h"
+#include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
 namespace dalle::layers {
@@ -78,6 +82,122 @@ TEST(Relaxation, KlMatchesPyTorchWithGradient) {
   EXPECT_TRUE(close_to(kl, golden.at("kl"), 1e-5));
   (kl * golden.at("relax.loss_weight").select(1, 0)).sum().backward();
   EXPECT_TRUE(close_to(logits.grad(), golden.at("grad.kl.logits"), 1e-5));
+}
+
+// One picture's keys and noise as relax() draws it, in the layout of the logits.
+struct Draws {
+  std::vector<RandomKey> keys;
+  Tensor gumbel_BVHW;
+};
+
+Draws draws(int64_t batch, int64_t vocab, int64_t height, int64_t width) {
+  Draws out;
+  for (int64_t b = 0; b < batch; ++b) out.keys.push_back(random_key(5, Purpose::kGumbel, static_cast<uint64_t>(b)));
+  out.gumbel_BVHW =
+      gumbel_rows(out.keys, height * width * vocab, at::kCPU).view({batch, height, width, vocab}).permute({0, 3, 1, 2});
+  return out;
+}
+
+// Values and gradients of relax() and of the formula, as a loss that uses both results.
+struct Outcome {
+  Tensor codes, kl, grad;
+};
+
+template <class Function>
+Outcome outcome(const Tensor& logits, const Function& function) {
+  const Tensor leaf = logits.clone().requires_grad_();
+  const auto [codes, kl] = function(leaf);
+  const Tensor weight = testing::random_tensor(7, codes.sizes()), kl_weight = testing::random_tensor(8, kl.sizes());
+  ((codes * weight.to(codes.scalar_type())).sum() + (kl * kl_weight.to(kl.scalar_type())).sum()).backward();
+  return {codes.detach(), kl.detach(), leaf.grad()};
+}
+
+TEST(Relax, IsTheFormulaForAnySizeAndTemperature) {
+  for (const int64_t vocab : {2, 15, 16, 17, 100, 8192}) {
+    for (const double temperature : {1.0, 0.3, 0.0625}) {
+      const Draws noise = draws(2, vocab, 3, 2);
+      const Tensor logits = testing::random_tensor(vocab, {2, vocab, 3, 2}) * 3;
+      const Outcome fused = outcome(logits, [&](const Tensor& x) {
+        const Relaxation out = relax(x, noise.keys, temperature);
+        return std::pair{out.codes_BVHW, out.kl_BHW};
+      });
+      // The reference in f64: what is left is the fused pass's own rounding.
+      const Outcome plain = outcome(logits.to(at::kDouble), [&](const Tensor& x) {
+        return std::pair{gumbel_softmax(x, noise.gumbel_BVHW.to(at::kDouble), temperature), kl_to_uniform(x)};
+      });
+      EXPECT_TRUE(close_to(fused.codes, plain.codes, 1e-5)) << vocab << " " << temperature;
+      EXPECT_TRUE(close_to(fused.kl, plain.kl, 1e-5)) << vocab << " " << temperature;
+      EXPECT_TRUE(close_to(fused.grad, plain.grad, 1e-5)) << vocab << " " << temperature;
+    }
+  }
+}
+
+TEST(Relax, EachResultAloneHasItsGradient) {
+  const Draws noise = draws(1, 40, 2, 2);
+  const Tensor logits = testing::random_tensor(1, {1, 40, 2, 2});
+  const Tensor weight = testing::random_tensor(2, {1, 40, 2, 2});
+  const Tensor a = logits.clone().requires_grad_(), b = logits.clone().requires_grad_();
+  (relax(a, noise.keys, 0.5).codes_BVHW * weight).sum().backward();
+  (gumbel_softmax(b, noise.gumbel_BVHW, 0.5) * weight).sum().backward();
+  EXPECT_TRUE(close_to(a.grad(), b.grad(), 1e-5));
+  const Tensor c = logits.clone().requires_grad_(), d = logits.clone().requires_grad_();
+  relax(c, noise.keys, 0.5).kl_BHW.sum().backward();
+  kl_to_uniform(d).sum().backward();
+  EXPECT_TRUE(close_to(c.grad(), d.grad(), 1e-5));
+}
+
+TEST(Relax, InBf16IsTheF32ResultRounded) {
+  const Draws noise = draws(2, 8192, 2, 2);
+  const Tensor logits = (testing::random_tensor(3, {2, 8192, 2, 2}) * 3).to(at::kBFloat16);
+  const Relaxation low = relax(logits, noise.keys, 0.5), full = relax(logits.to(at::kFloat), noise.keys, 0.5);
+  EXPECT_EQ(low.codes_BVHW.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(low.kl_BHW.scalar_type(), at::kFloat);
+  EXPECT_TRUE(at::equal(low.codes_BVHW, full.codes_BVHW.to(at::kBFloat16)));
+  EXPECT_TRUE(at::equal(low.kl_BHW, full.kl_BHW));
+}
+
+TEST(Relax, DoesNotDependOnTheBatch) {
+  const Draws noise = draws(3, 100, 4, 4);
+  const Tensor logits = testing::random_tensor(4, {3, 100, 4, 4});
+  const Relaxation all = relax(logits, noise.keys, 0.7);
+  for (int64_t b = 0; b < 3; ++b) {
+    const Relaxation one =
+        relax(logits.slice(0, b, b + 1), std::span(noise.keys).subspan(static_cast<size_t>(b), 1), 0.7);
+    EXPECT_TRUE(at::equal(one.codes_BVHW[0], all.codes_BVHW[b])) << b;
+    EXPECT_TRUE(at::equal(one.kl_BHW[0], all.kl_BHW[b])) << b;
+  }
+}
+
+TEST(Relax, StraightThroughIsHardForwardAndSoftBackward) {
+  const Draws noise = draws(2, 50, 2, 3);
+  const Tensor logits = testing::random_tensor(6, {2, 50, 2, 3});
+  const auto run = [&](bool straight_through) {
+    return outcome(logits, [&](const Tensor& x) {
+      const Relaxation out = relax(x, noise.keys, 0.5, straight_through);
+      return std::pair{out.codes_BVHW, out.kl_BHW};
+    });
+  };
+  const Outcome hard = run(true), soft = run(false);
+  EXPECT_TRUE(at::equal(hard.codes, one_hot_codes(argmax_codes(logits + noise.gumbel_BVHW), 50)));
+  EXPECT_TRUE(at::equal(hard.grad, soft.grad));
+  EXPECT_FALSE(at::equal(hard.codes, soft.codes));
+}
+
+TEST(Relax, NanLogitsGiveNan) {
+  const Draws noise = draws(1, 30, 1, 2);
+  Tensor logits = testing::random_tensor(9, {1, 30, 1, 2});
+  logits[0][17][0][1] = std::numeric_limits<float>::quiet_NaN();
+  const Relaxation out = relax(logits, noise.keys, 0.5);
+  EXPECT_TRUE(out.codes_BVHW.select(3, 1).isnan().all().item<bool>());
+  EXPECT_TRUE(out.kl_BHW[0][0][1].isnan().item<bool>());
+  EXPECT_FALSE(out.codes_BVHW.select(3, 0).isnan().any().item<bool>());
+}
+
+TEST(Relax, RefusesAWrongNumberOfKeysAndOtherTypes) {
+  const Draws noise = draws(2, 8, 2, 2);
+  EXPECT_THROW(relax(at::zeros({3, 8, 2, 2}), noise.keys, 1), c10::ValueError);
+  EXPECT_THROW(relax(at::zeros({2, 8, 2, 2}), noise.keys, 0), c10::ValueError);
+  EXPECT_THROW(relax(at::zeros({2, 8, 2, 2}, at::kDouble), noise.keys, 1), c10::ValueError);
 }
 
 TEST(Relaxation, CodesAndOneHotAreInverse) {

@@ -63,8 +63,15 @@ std::vector<int64_t> permutation(RandomKey key, int64_t size);
 /// open interval (0, 1) with 23 bits. The same bits on CPU and CUDA, for any thread count.
 Tensor uniform_rows(std::span<const RandomKey> keys, int64_t row_size, at::Device device, int64_t offset = 0);
 
-/// As uniform_rows, standard Gumbel: -log(-log(u)).
+/// As uniform_rows, standard Gumbel: -log(-log(u)), rounded differently on CPU and CUDA.
 Tensor gumbel_rows(std::span<const RandomKey> keys, int64_t row_size, at::Device device, int64_t offset = 0);
+
+/// Elements offset .. offset + size - 1 of gumbel_rows' row of `key`, bit for bit, on the CPU: for kernels that use noise
+/// without storing it.
+void fill_gumbel(RandomKey key, int64_t offset, int64_t size, float* out);
+
+/// int64 [keys, 2] on `device`: the bit patterns of seed and stream, as CUDA kernels read them.
+Tensor random_keys_tensor(std::span<const RandomKey> keys, at::Device device);
 
 /// Standard normal f32 [size] by Box-Muller, computed in f64 on the CPU (initialisation).
 Tensor normal(RandomKey key, int64_t size);
