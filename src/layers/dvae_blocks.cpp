@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "dalle/layers/convolution.h"
+
 namespace dalle::layers {
 namespace {
 
@@ -37,12 +39,9 @@ DvaeBlock::DvaeBlock(Module& parent, std::string name, Side side, int64_t in, in
       post_gain(1.0 / static_cast<double>(num_layers * num_layers)) {}
 
 Tensor DvaeBlock::forward(const Tensor& x) const {
-  const Tensor identity = id_path == nullptr ? x : id_path->forward(x);
-  Tensor residual = conv_1.forward(at::relu(x));
-  residual = conv_2.forward(at::relu(residual));
-  residual = conv_3.forward(at::relu(residual));
-  residual = conv_4.forward(at::relu(residual));
-  return at::add(identity, residual, post_gain);
+  const auto weights = [&](const Conv2d& conv) { return conv.weights(x.scalar_type()); };
+  return resblock(x, id_path == nullptr ? ConvWeights{} : weights(*id_path),
+                  {weights(conv_1), weights(conv_2), weights(conv_3), weights(conv_4)}, post_gain);
 }
 
 DvaeGroups::DvaeGroups(Module& blocks, Side side, const DvaeBlockOptions& options) {
@@ -80,7 +79,7 @@ Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
     const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
     if (group_ends && index + 1 < options.num_layers()) x = at::max_pool2d(x, 2);
   }
-  return output.forward(at::relu(x).to(options.relaxation_dtype)).to(at::kFloat);
+  return output.forward(at::relu(x).to(options.relaxation_dtype));
 }
 
 DvaeDecoder::DvaeDecoder(Module& parent, std::string name, const DvaeBlockOptions& options)

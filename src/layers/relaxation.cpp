@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "dalle/layers/channels_last.h"
 #include "dalle/layers/relaxation_kernels.h"
 
 namespace dalle::layers {
@@ -13,17 +14,18 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows [B H W, V] of [B, V, H, W] in channels-last memory: no copy where it has that layout already.
-Tensor rows_of(const Tensor& x_BVHW) { return x_BVHW.permute({0, 2, 3, 1}).contiguous().view({-1, x_BVHW.size(1)}); }
-
-Tensor grid_of(const Tensor& rows_NV, at::IntArrayRef sizes) {
-  return rows_NV.view({sizes[0], sizes[2], sizes[3], sizes[1]}).permute({0, 3, 1, 2});
+// Whether nobody else can see this tensor's memory: no other handle, and no other tensor over its storage than the one it
+// is a view of.
+bool is_only_handle(const Tensor& tensor) {
+  if (tensor.use_count() > 1) return false;
+  if (!tensor.is_view()) return tensor.storage().use_count() == 1;
+  return tensor._base().use_count() == 1 && tensor.storage().use_count() == 2;
 }
 
 struct RelaxFunction : torch::autograd::Function<RelaxFunction> {
   static variable_list forward(AutogradContext* context, const Tensor& logits_BVHW, const Tensor& keys_B2,
                                double temperature, bool straight_through) {
-    const Tensor logits_NV = rows_of(logits_BVHW);
+    const Tensor logits_NV = channel_rows(logits_BVHW);
     const auto rows = logits_NV.is_cuda() ? detail::relax_rows_cuda(logits_NV, keys_B2, temperature, straight_through)
                                           : detail::relax_rows_cpu(logits_NV, keys_B2, temperature, straight_through);
     context->save_for_backward({logits_NV, rows.soft_NV, rows.statistics.log_normalizer_N, rows.statistics.kl_N});
@@ -31,22 +33,25 @@ struct RelaxFunction : torch::autograd::Function<RelaxFunction> {
     context->saved_data["sizes"] = logits_BVHW.sizes().vec();
     context->set_materialize_grads(false);
     const auto sizes = logits_BVHW.sizes();
-    return {grid_of(straight_through ? rows.hard_NV : rows.soft_NV, sizes),
+    return {from_channel_rows(straight_through ? rows.hard_NV : rows.soft_NV, sizes),
             rows.statistics.kl_N.view({sizes[0], sizes[2], sizes[3]})};
   }
 
-  static variable_list backward(AutogradContext* context, variable_list grads) {
+  // By reference: whoever holds the incoming gradient besides us decides whether its memory may be reused.
+  static variable_list backward(AutogradContext* context, variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    const auto sizes = context->saved_data["sizes"].toIntVector();
     const double temperature = context->saved_data["temperature"].toDouble();
-    const Tensor grad_codes_NV = grads[0].defined() ? rows_of(grads[0].to(saved[0].scalar_type())) : Tensor();
+    Tensor grad_codes_NV;
+    bool is_ours = false;
+    if (grads[0].defined()) {
+      is_ours = is_only_handle(grads[0]);
+      grad_codes_NV = channel_rows(grads[0].to(saved[0].scalar_type()));
+    }
+    const Tensor grad_NV = is_ours ? grad_codes_NV : at::empty_like(saved[0]);
     const Tensor grad_kl_N = grads[1].defined() ? grads[1].reshape({-1}) : Tensor();
-    const detail::RowStatistics statistics{saved[2], saved[3]};
-    const Tensor grad_NV =
-        saved[0].is_cuda()
-            ? detail::relax_rows_backward_cuda(grad_codes_NV, grad_kl_N, saved[0], saved[1], statistics, temperature)
-            : detail::relax_rows_backward_cpu(grad_codes_NV, grad_kl_N, saved[0], saved[1], statistics, temperature);
-    return {grid_of(grad_NV, sizes), Tensor(), Tensor(), Tensor()};
+    const auto backward_rows = saved[0].is_cuda() ? detail::relax_rows_backward_cuda : detail::relax_rows_backward_cpu;
+    backward_rows(grad_codes_NV, grad_kl_N, saved[0], saved[1], {saved[2], saved[3]}, temperature, grad_NV);
+    return {from_channel_rows(grad_NV, context->saved_data["sizes"].toIntVector()), Tensor(), Tensor(), Tensor()};
   }
 };
 

@@ -4,11 +4,11 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "dalle/core/bf16.h"
 #include "dalle/core/random.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/layers/relaxation_kernels.h"
@@ -21,15 +21,6 @@ namespace {
 constexpr int64_t kLanes = 16;
 
 #define DALLE_VECTORISED [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
-
-float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-
-// Round to nearest even; NaN stays NaN.
-uint16_t float_to_bf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
-}
 
 DALLE_VECTORISED void widen(const uint16_t* in, int64_t size, float* out) {
   for (int64_t i = 0; i < size; ++i) out[i] = bf16_to_float(in[i]);
@@ -188,15 +179,15 @@ RelaxationRows relax_rows_cpu(const Tensor& logits_NV, const Tensor& keys_B2, do
   return out;
 }
 
-Tensor relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
-                               const Tensor& soft_NV, const RowStatistics& statistics, double temperature) {
+void relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
+                             const Tensor& soft_NV, const RowStatistics& statistics, double temperature,
+                             const Tensor& out_NV) {
   const int64_t rows = logits_NV.size(0), vocab = logits_NV.size(1);
   const float log_vocab = std::log(static_cast<float>(vocab));
   const auto inverse_temperature = static_cast<float>(1 / temperature);
   const float* log_normalizer = statistics.log_normalizer_N.const_data_ptr<float>();
   const float* kl = statistics.kl_N.const_data_ptr<float>();
   const Tensor grad_kl = grad_kl_N.defined() ? grad_kl_N.to(at::kFloat).contiguous() : Tensor();
-  const Tensor out = at::empty_like(logits_NV);
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> wide_logits, wide_soft, wide_grad, work(static_cast<size_t>(vocab));
     for (int64_t row = begin; row < end; ++row) {
@@ -212,10 +203,9 @@ Tensor relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl
         add_kl_gradient(work.data(), read_row(logits_NV, row, wide_logits), vocab, log_normalizer[row],
                         kl[row] - log_vocab, grad_kl.const_data_ptr<float>()[row]);
       }
-      write_row(work.data(), out, row);
+      write_row(work.data(), out_NV, row);
     }
   });
-  return out;
 }
 
 }  // namespace dalle::layers::detail

@@ -198,11 +198,10 @@ RelaxationRows relax_rows_cuda(const at::Tensor& logits_NV, const at::Tensor& ke
   return out;
 }
 
-at::Tensor relax_rows_backward_cuda(const at::Tensor& grad_soft_NV, const at::Tensor& grad_kl_N,
-                                    const at::Tensor& logits_NV, const at::Tensor& soft_NV,
-                                    const RowStatistics& statistics, double temperature) {
+void relax_rows_backward_cuda(const at::Tensor& grad_soft_NV, const at::Tensor& grad_kl_N, const at::Tensor& logits_NV,
+                              const at::Tensor& soft_NV, const RowStatistics& statistics, double temperature,
+                              const at::Tensor& out_NV) {
   const c10::cuda::CUDAGuard guard(logits_NV.device());
-  const at::Tensor out = at::empty_like(logits_NV);
   const at::Tensor grad_kl = grad_kl_N.defined() ? grad_kl_N.to(at::kFloat).contiguous() : at::Tensor();
   for_type(logits_NV.scalar_type(), [&](auto* element) {
     using Type = std::remove_pointer_t<decltype(element)>;
@@ -211,10 +210,9 @@ at::Tensor relax_rows_backward_cuda(const at::Tensor& grad_soft_NV, const at::Te
             data_or_null<Type>(grad_soft_NV), data_or_null<float>(grad_kl), logits_NV.const_data_ptr<Type>(),
             soft_NV.const_data_ptr<Type>(), statistics.log_normalizer_N.const_data_ptr<float>(),
             statistics.kl_N.const_data_ptr<float>(), logits_NV.size(1), static_cast<float>(1 / temperature),
-            out.mutable_data_ptr<Type>());
+            out_NV.mutable_data_ptr<Type>());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return out;
 }
 
 }  // namespace dalle::layers::detail

@@ -9,8 +9,8 @@ namespace {
 }  // namespace
 
 RelaxationRows relax_rows_cuda(const Tensor&, const Tensor&, double, bool) { refuse(); }
-Tensor relax_rows_backward_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const RowStatistics&,
-                                double) {
+void relax_rows_backward_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const RowStatistics&, double,
+                              const Tensor&) {
   refuse();
 }
 

@@ -2,6 +2,7 @@
 // input, to which the weights are cast on use (bf16 operands, f32 accumulation).
 #pragma once
 
+#include "dalle/layers/convolution.h"
 #include "dalle/layers/module.h"
 
 namespace dalle::layers {
@@ -48,6 +49,8 @@ struct Conv2dOptions {
 struct Conv2d : Module {
   Conv2d(Module& parent, std::string name, const Conv2dOptions& options);
   Tensor forward(const Tensor& x) const;
+  /// Cast for use with inputs of `type`; gradients flow back to the parameters.
+  ConvWeights weights(at::ScalarType type) const;
   Parameter& w;
   Parameter& b;
   int64_t padding;

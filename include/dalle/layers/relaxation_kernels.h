@@ -23,10 +23,13 @@ struct RelaxationRows {
 RelaxationRows relax_rows_cpu(const Tensor& logits_NV, const Tensor& keys_B2, double temperature, bool hard);
 RelaxationRows relax_rows_cuda(const Tensor& logits_NV, const Tensor& keys_B2, double temperature, bool hard);
 
-/// Gradient of the logits. grad_soft_NV (of the codes) and grad_kl_N may be undefined: zero.
-Tensor relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
-                               const Tensor& soft_NV, const RowStatistics& statistics, double temperature);
-Tensor relax_rows_backward_cuda(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
-                                const Tensor& soft_NV, const RowStatistics& statistics, double temperature);
+/// Writes the gradient of the logits into out_NV, which may be grad_soft_NV itself. grad_soft_NV (of the codes) and
+/// grad_kl_N may be undefined: zero.
+void relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
+                             const Tensor& soft_NV, const RowStatistics& statistics, double temperature,
+                             const Tensor& out_NV);
+void relax_rows_backward_cuda(const Tensor& grad_soft_NV, const Tensor& grad_kl_N, const Tensor& logits_NV,
+                              const Tensor& soft_NV, const RowStatistics& statistics, double temperature,
+                              const Tensor& out_NV);
 
 }  // namespace dalle::layers::detail

@@ -1,8 +1,10 @@
 // dalle-bench: what the machine does with our training steps and samplers. One JSON line per implementation:
-// job, config, impl, unit, median, best, spread and, from the second on, ratio_to_ref. Implementations are timed in
-// interleaved rounds of one process, so that noise hits all alike.
+// job, config, impl, unit, median, best, spread, peak_mib (tensors allocated during a step at once) and, from the second
+// on, ratio_to_ref and peak_to_ref. Implementations are timed in interleaved rounds of one process, so that noise hits
+// all alike.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,25 +12,31 @@
 
 namespace dalle::training {
 
-enum class BenchJob { kDvaeTrain, kPriorTrain, kSample };
+enum class BenchJob { kDvaeTrain, kRelaxation, kPriorTrain, kSample };
 
 struct BenchOptions {
   BenchJob job = BenchJob::kDvaeTrain;
   std::string config;
   std::vector<Precision> precision = {Precision::kF32, Precision::kBf16};
+  std::optional<Precision> relaxation_precision;
   int threads = 1;
   int rounds = 5;
   int warmup = 2;
   std::string device = "auto";
+  bool profile = false;
 
   static void visit_fields(auto& self, auto&& field) {
     field("job", self.job, "what is measured");
     field("config", self.config, "run only the configs whose name contains this; empty = all of the job");
     field("precision", self.precision, "number formats to compare; the first is the reference");
+    field("relaxation_precision", self.relaxation_precision,
+          "dvae-train: number format of the two convolutions around the relaxation; null = as --precision");
     field("threads", self.threads, "CPU threads; 0 = all", {.min = 0});
     field("rounds", self.rounds, "interleaved rounds", {.min = 1});
     field("warmup", self.warmup, "steps before timing starts", {.min = 0});
     field("device", self.device, "auto, cpu, cuda or cuda:INDEX");
+    field("profile", self.profile,
+          "print where the time of --rounds steps goes, operator by operator, instead of timing");
   }
 };
 
@@ -40,6 +48,7 @@ namespace dalle {
 template <>
 struct EnumNames<training::BenchJob> {
   static constexpr EnumName<training::BenchJob> values[] = {{training::BenchJob::kDvaeTrain, "dvae-train"},
+                                                            {training::BenchJob::kRelaxation, "relaxation"},
                                                             {training::BenchJob::kPriorTrain, "prior-train"},
                                                             {training::BenchJob::kSample, "sample"}};
 };

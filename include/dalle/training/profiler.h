@@ -3,8 +3,24 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
 
 namespace dalle::training {
+
+/// Time of one operator, without that of the operators it calls.
+struct OperatorTime {
+  std::string name;
+  double milliseconds = 0;
+  int64_t calls = 0;
+};
+
+/// Runs `work` under the profiler: its operators on the CPU, most time first.
+std::vector<OperatorTime> profile(const std::function<void()>& work);
+
+/// A table of the first thirty or so, per step of `steps`.
+std::string describe_profile(const std::vector<OperatorTime>& times, int64_t steps, const std::string& title);
 
 class Profiler {
  public:

@@ -1,0 +1,30 @@
+// What dalle-bench times: named sizes of a job, with the implementations compared there. Names and sizes follow the
+// published re-implementations that we compare with (docs/performance.md).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "dalle/training/bench.h"
+
+namespace dalle::training {
+
+/// One implementation: a call of `step` does `items` units of work.
+struct BenchSubject {
+  std::string impl;
+  std::function<void()> step;
+  int64_t items = 0;
+};
+
+struct BenchConfig {
+  BenchJob job;
+  std::string name;
+  std::string unit;
+  /// Makes the models. The first subject is the reference of the ratios.
+  std::function<std::vector<BenchSubject>(const BenchOptions&, at::Device)> build;
+};
+
+std::vector<BenchConfig> bench_configs();
+
+}  // namespace dalle::training
