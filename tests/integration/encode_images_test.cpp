@@ -1,6 +1,5 @@
 // encode-images as a process: flags, exit codes, stopping and going on.
-#include <nlohmann/json.hpp>
-
+#include "dalle/core/error.h"
 #include "dalle/data/token_dataset.h"
 #include "integration/tiny_pipeline.h"
 

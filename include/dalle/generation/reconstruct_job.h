@@ -23,8 +23,8 @@ struct ReconstructOptions {
 
   static void visit_fields(auto& self, auto&& field) {
     field("images", self.images, "picture files: PNG, JPEG or WebP");
-    field("dvae", self.dvae, "checkpoint folder, run directory or .safetensors file");
-    field("out", self.out, "folder for the results; must not exist or be empty");
+    field("dvae", self.dvae, "the dVAE: checkpoint folder, run directory or .safetensors file (required)");
+    field("out", self.out, "folder for the results; must not exist or be empty (required)");
     field("size", self.size,
           "the shorter side is resized to it (Lanczos), then the centre is cropped; a multiple of the dVAE's "
           "downsampling; 0 = the size the dVAE was trained with",
