@@ -54,13 +54,15 @@ TEST(EncodeImages, WritesWhatADatasetReads) {
   EXPECT_THAT(again.err, HasSubstr("continue that run with --resume"));
 }
 
-// Stopped by a signal, then killed in the middle of a shard, then let run: the same bytes as without a break.
+// Stopped by a signal, then killed in the middle of a shard, then let run: the same bytes as without a break. The run is
+// long enough that it does not end before it is stopped.
 TEST(EncodeImages, GoesOnWhereItStopped) {
-  run_well("encode-images", arguments_for("straight"));
+  const std::vector<std::string> longer{"--set", "data.sources[0].max_samples=1200", "--set", "crops_per_image=8"};
+  run_well("encode-images", arguments_for("straight", longer));
   int64_t kept = 0;
   for (const int signal : {SIGTERM, SIGKILL}) {
     const auto arguments = signal == SIGTERM
-                               ? arguments_for("stopped")
+                               ? arguments_for("stopped", longer)
                                : std::vector<std::string>{"--resume=" + workplace().at("stopped"), "--threads", "1"};
     Process process("encode-images", arguments);
     const fs::path next = workplace() / "stopped/shards" / storage::token_shard_name(kept + 2);
@@ -79,7 +81,7 @@ TEST(EncodeImages, GoesOnWhereItStopped) {
   }
   const auto resumed =
       run_well("encode-images", {"--run-dir", workplace().at("stopped"), "--resume", "--threads", "1"});
-  EXPECT_THAT(resumed.err, HasSubstr(str(kept, " of 20 shards are kept")));
+  EXPECT_THAT(resumed.err, HasSubstr(str(kept, " of 60 shards are kept")));
   EXPECT_TRUE(shards_of("stopped") == shards_of("straight"));
 }
 
