@@ -1,6 +1,6 @@
 // Pictures through the dVAE and back, side by side.
 #include "dalle/cli/command.h"
-#include "dalle/generation/picture_jobs.h"
+#include "dalle/generation/reconstruct_job.h"
 
 int main(int argc, char** argv) {
   using namespace dalle::generation;

@@ -1,6 +1,6 @@
 // Any pictures against any captions, by CLIP.
 #include "dalle/cli/command.h"
-#include "dalle/generation/picture_jobs.h"
+#include "dalle/generation/score_images_job.h"
 
 int main(int argc, char** argv) {
   using namespace dalle::generation;

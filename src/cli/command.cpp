@@ -224,7 +224,11 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
       continue;
     }
     auto* option = app.add_option(positional ? field.path : flag_of(field.path), values[i], help)->type_name(type);
-    field.type.starts_with("list of") ? option->expected(1, 1 << 20) : option->expected(1);
+    if (!field.type.starts_with("list of")) {
+      option->expected(1);
+    } else if (!positional) {  // a positional list is one already, and is shown as "images..."
+      option->expected(1, 1 << 20);
+    }
     // Else CLI11 takes "[a, b]" apart, which is a caption here. Positional lists cannot do without.
     if (!positional) option->allow_extra_args(false);
     options.push_back(option);

@@ -132,7 +132,7 @@ Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const 
         Problem{.place = place,
                 .expected = str("'", kStateKey, "' in the metadata"),
                 .got = "none",
-                .hint = "weights of other programs can not be read yet; import-weights is to convert them"});
+                .hint = "for weights of other programs see import-weights --help"});
   }
   Checkpoint checkpoint = parse_state(state->second, str(place, " (", kStateKey, ")"));
   if (const auto tokenizer = metadata.find(kTokenizerKey); tokenizer != metadata.end()) {

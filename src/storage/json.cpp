@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMaxLevels = 8;
 
-[[noreturn]] void fail(const std::string& place, const std::string& expected, const std::string& got) {
+[[noreturn]] void fail_json(const std::string& place, const std::string& expected, const std::string& got) {
   throw CheckpointError(Problem{.place = place, .expected = expected, .got = got});
 }
 
@@ -33,18 +33,18 @@ Json parse_json(std::string_view text, const std::string& place) {
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::object_start || event == Event::array_start) {
-      if (++levels > kMaxLevels) fail(place, str("at most ", kMaxLevels, " levels of JSON"), "more");
+      if (++levels > kMaxLevels) fail_json(place, str("at most ", kMaxLevels, " levels of JSON"), "more");
     }
     if (event == Event::object_end || event == Event::array_end) --levels;
     if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      fail(place, "each key once", str("two of ", short_text(parsed)));
+      fail_json(place, "each key once", str("two of ", short_text(parsed)));
     }
     return true;
   };
   try {
     return Json::parse(text.begin(), text.end(), check);
   } catch (const Json::exception& error) {
-    fail(place, "valid JSON", error.what());
+    fail_json(place, "valid JSON", error.what());
   }
 }
 
@@ -52,26 +52,26 @@ std::string dump_json(const Json& json, const std::string& place, int indent) {
   try {
     return json.dump(indent);
   } catch (const Json::exception& error) {
-    fail(place, "texts in UTF-8", error.what());
+    fail_json(place, "texts in UTF-8", error.what());
   }
 }
 
 const Json& require(const Json& object, const std::string& key, const std::string& place) {
-  if (!object.is_object()) fail(place, "a JSON object", short_text(object));
+  if (!object.is_object()) fail_json(place, "a JSON object", short_text(object));
   const auto found = object.find(key);
-  if (found == object.end()) fail(place, str("a key '", key, "'"), "none");
+  if (found == object.end()) fail_json(place, str("a key '", key, "'"), "none");
   return *found;
 }
 
 const Json& require_object(const Json& object, const std::string& key, const std::string& place) {
   const Json& value = require(object, key, place);
-  if (!value.is_object()) fail(place, str("an object in '", key, "'"), short_text(value));
+  if (!value.is_object()) fail_json(place, str("an object in '", key, "'"), short_text(value));
   return value;
 }
 
 std::string require_string(const Json& object, const std::string& key, const std::string& place) {
   const Json& value = require(object, key, place);
-  if (!value.is_string()) fail(place, str("a string in '", key, "'"), short_text(value));
+  if (!value.is_string()) fail_json(place, str("a string in '", key, "'"), short_text(value));
   return value.get<std::string>();
 }
 
@@ -79,7 +79,7 @@ int64_t require_integer(const Json& object, const std::string& key, const std::s
   const Json& value = require(object, key, place);
   const bool fits =
       value.is_number_integer() && (!value.is_number_unsigned() || std::in_range<int64_t>(value.get<uint64_t>()));
-  if (!fits) fail(place, str("a 64-bit integer in '", key, "'"), short_text(value));
+  if (!fits) fail_json(place, str("a 64-bit integer in '", key, "'"), short_text(value));
   return value.get<int64_t>();
 }
 
@@ -95,7 +95,7 @@ double require_double(const Json& object, const std::string& key, const std::str
   if (value == "nan") return std::numeric_limits<double>::quiet_NaN();
   if (value == "inf") return std::numeric_limits<double>::infinity();
   if (value == "-inf") return -std::numeric_limits<double>::infinity();
-  fail(place, str("a number in '", key, "'"), short_text(value));
+  fail_json(place, str("a number in '", key, "'"), short_text(value));
 }
 
 }  // namespace dalle::storage

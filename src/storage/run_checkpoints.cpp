@@ -100,7 +100,9 @@ fs::path resolve_checkpoint(const fs::path& given) {
   if (!fs::exists(given, error)) fail("no such file or folder", "");
   if (fs::is_regular_file(given, error)) {
     if (given.extension() != ".safetensors")
-      fail("another kind of file", "other formats can not be read yet; import-weights is to convert them");
+      fail("another kind of file",
+           "weights of other programs are converted first: import-weights openai-dvae --encoder FILE --decoder FILE "
+           "--out CKPT");
     return given;
   }
   if (fs::exists(given / kManifestName, error)) return given;

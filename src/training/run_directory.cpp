@@ -75,7 +75,7 @@ int lock_directory(const fs::path& root) {
   }
   const std::string holder = lock_holder(descriptor);
   ::close(descriptor);
-  throw ConfigError(Problem{"run directory " + root.string(), "a directory that no other process trains in",
+  throw ConfigError(Problem{"run directory " + root.string(), "a directory that no other process writes",
                             "one locked by process " + holder,
                             "wait for that process, stop it, or name another --run-dir"});
 }
@@ -94,24 +94,24 @@ fs::path RunDirectory::default_path(const std::string& name) {
   return path;
 }
 
-RunDirectory RunDirectory::create(const fs::path& root, const std::string& config_yaml) {
+RunDirectory RunDirectory::create(const fs::path& root, const std::string& config_yaml, RunFolders folders) {
   refuse_used_directory(root);
   make_directory(root);
   RunDirectory run(root, lock_directory(root));
   refuse_used_directory(root);  // another process may have been here before the lock
   write_file(run.config_file(), config_yaml);
-  run.make_folders();
+  if (folders == RunFolders::kTraining) run.make_folders();
   return run;
 }
 
-RunDirectory RunDirectory::open(const fs::path& root) {
+RunDirectory RunDirectory::open(const fs::path& root, RunFolders folders) {
   if (!fs::is_regular_file(root / "config.yaml")) {
     throw ConfigError(Problem{"--resume: " + root.string(), "a run directory, with a config.yaml in it",
                               fs::exists(root) ? "no config.yaml" : "no such directory",
                               "name the directory of the run to be continued with --run-dir"});
   }
   RunDirectory run(root, lock_directory(root));
-  run.make_folders();
+  if (folders == RunFolders::kTraining) run.make_folders();
   return run;
 }
 

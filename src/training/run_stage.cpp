@@ -18,18 +18,6 @@ void print_check(const cli::Invocation& call, const models::Summary& summary, in
             << models::describe(summary, batch_size) << "\n";
 }
 
-void note_missing(const std::string& key, const std::filesystem::path& path) {
-  if (!path.empty() && !std::filesystem::exists(path))
-    log_info(str("note: ", key, ": ", path.string(), " is not there yet"));
-}
-
-void note_missing_sources(const data::DataConfig& config) {
-  for (size_t i = 0; i < config.sources.size(); ++i) {
-    const auto& path = config.sources[i].path;
-    if (path.string().find_first_of("{*?[") == std::string::npos) note_missing(str("data.sources[", i, "].path"), path);
-  }
-}
-
 }  // namespace
 
 void check_dvae(const DvaeTraining& config, const cli::Invocation& call) {

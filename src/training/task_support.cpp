@@ -6,6 +6,8 @@
 #include <cstdio>
 
 #include "dalle/core/error.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/str.h"
 
 namespace dalle::training {
 
@@ -67,6 +69,18 @@ std::filesystem::path tokenizer_file(const std::filesystem::path& given) {
   if (std::filesystem::is_regular_file(given / "tokenizer.model")) return given / "tokenizer.model";
   throw ConfigError(Problem{"tokenizer: " + given.string(), "a tokenizer.model or a folder with one", "nothing there",
                             "make one with train-tokenizer"});
+}
+
+void note_missing(const std::string& key, const std::filesystem::path& path) {
+  if (!path.empty() && !std::filesystem::exists(path))
+    log_info(str("note: ", key, ": ", path.string(), " is not there yet"));
+}
+
+void note_missing_sources(const data::DataConfig& config) {
+  for (size_t i = 0; i < config.sources.size(); ++i) {
+    const auto& path = config.sources[i].path;
+    if (path.string().find_first_of("{*?[") == std::string::npos) note_missing(str("data.sources[", i, "].path"), path);
+  }
 }
 
 }  // namespace dalle::training

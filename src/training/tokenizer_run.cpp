@@ -48,7 +48,7 @@ int run_tokenizer_training(const TokenizerTraining& config, const cli::Invocatio
   const std::string model = text::train_tokenizer(captions, config.tokenizer);
   const auto tokenizer = text::Tokenizer::from_bytes(model);
   const auto root = call.run_dir.empty() ? RunDirectory::default_path(call.config_name) : call.run_dir;
-  RunDirectory run = RunDirectory::create(root, call.resolved_config);
+  RunDirectory run = RunDirectory::create(root, call.resolved_config, RunFolders::kNone);
   set_log_file(run.log_file());
   write_file(run.root() / "tokenizer.model", model);
   report(tokenizer, captions);

@@ -108,7 +108,7 @@ TEST(BadUsage, CheckAndPrintConfigWriteNothing) {
 }
 
 TEST(BadUsage, HelpNamesEveryKey) {
-  for (const std::string command : {"train-tokenizer", "train-dvae", "train-clip", "train-prior"}) {
+  for (const std::string command : {"train-tokenizer", "train-dvae", "train-clip", "train-prior", "encode-images"}) {
     const auto help = run(command, {"--help"});
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_THAT(help.out, AllOf(HasSubstr("--resume"), HasSubstr("data.sources[].path: path"))) << command;

@@ -216,15 +216,26 @@ TEST(Pipeline, PicturesGoThroughTheDvae) {
                     second = system.file("two.png", pictures[2].second);
   const auto outcome = run_well(
       "reconstruct", {first, second, "--dvae", system.at("dvae"), "--save-tokens", "--out", system.at("seen")});
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("one.png: PSNR "), HasSubstr("mean PSNR ")));
-  EXPECT_EQ(data::decode_picture(read_file(system / "seen/one.png")).sizes(), (std::vector<int64_t>{16, 32, 3}));
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("one.png: PSNR "), HasSubstr("mean of 2: PSNR ")));
+  EXPECT_EQ(data::decode_picture(read_file(system / "seen/one.png")).sizes(), (std::vector<int64_t>{16, 36, 3}));
   EXPECT_EQ(json_of(system / "seen/two.tokens.json").size(), 4U);
   EXPECT_TRUE(fs::exists(system / "seen/contact-sheet.png"));
+  EXPECT_EQ(json_of(system / "seen/reconstruction.json")["pictures"].size(), 2U);
 
   const std::string text = system.file("text.png", "no picture at all");
   const auto broken = run("reconstruct", {first, text, "--dvae", system.at("dvae"), "--out", system.at("unseen")});
   EXPECT_EQ(broken.exit_code, 1);
   EXPECT_THAT(broken.err, HasSubstr("text.png"));
+  EXPECT_FALSE(fs::exists(system / "unseen"));
+  for (const std::string size : {"--size=10", "--size=-4"}) {
+    EXPECT_EQ(run("reconstruct", {first, "--dvae", system.at("dvae"), size, "--out", system.at("unseen")}).exit_code,
+              2);
+  }
+  const auto small =
+      run("reconstruct", {first, "--dvae", system.at("dvae"), "--size=20", "--out", system.at("unseen")});
+  EXPECT_EQ(small.exit_code, 1);
+  EXPECT_THAT(small.err, HasSubstr("one.png: expected a shorter side of at least 20 pixels, got 16 x 16"));
+  EXPECT_EQ(run("reconstruct", {first, first, "--dvae", system.at("dvae"), "--out", system.at("unseen")}).exit_code, 2);
   EXPECT_FALSE(fs::exists(system / "unseen"));
   const auto lost = run("score-images", {system.at("lost.png"), "--clip", system.at("clip"), "--caption", "x"});
   EXPECT_EQ(lost.exit_code, 2);

@@ -1,4 +1,5 @@
-// Logit-Laplace: the paper's golden values, that it is a density, its derivatives, and PyTorch's values.
+// Logit-Laplace: the paper's golden values, that it is a density, its derivatives, and PyTorch's values. Laplace and Gauss:
+// their formulas, that they are densities, and their gradients.
 #include "dalle/layers/likelihood.h"
 
 #include <ATen/ATen.h>
@@ -6,6 +7,7 @@
 
 #include <cmath>
 
+#include "support/finite_difference.h"
 #include "support/golden.h"
 #include "support/tensor_matchers.h"
 
@@ -88,6 +90,73 @@ TEST(Likelihood, ReconstructionIgnoresTheScales) {
   EXPECT_TRUE(close_to(picture, ((at::sigmoid(stats.slice(1, 0, 3)) - 0.1) / 0.8).clamp(0, 1), 1e-6));
   stats.slice(1, 3).fill_(100);
   EXPECT_TRUE(at::equal(reconstruction_from_stats(stats), picture));
+}
+
+// ----------------------------------------------------------------------------------------------- Laplace and Gaussian
+
+Tensor one(double value) { return at::full({1}, value, at::kDouble); }
+
+TEST(Likelihood, GoldenValuesOfTheOthers) {
+  EXPECT_NEAR(laplace_nll(one(0.3), one(0.3), one(0)).item<double>(), std::log(2.0), 1e-12);
+  EXPECT_NEAR(laplace_nll(one(0.9), one(0.4), one(std::log(0.25))).item<double>(), std::log(0.5) + 2, 1e-12);
+  EXPECT_NEAR(gaussian_nll(one(0.3), one(0.3), one(0)).item<double>(), 0.918938533, 1e-9);  // ln(2 pi) / 2
+  EXPECT_NEAR(gaussian_nll(one(0.9), one(0.4), one(std::log(0.25))).item<double>(), 0.918938533 + std::log(0.25) + 2,
+              1e-9);
+}
+
+TEST(Likelihood, TheOthersIntegrateToOne) {
+  for (const auto& nll : {laplace_nll, gaussian_nll}) {
+    for (const double mu : {-0.3, 0.5, 1.2}) {
+      for (const double b : {0.01, 0.2, 1.0}) {
+        const Tensor x = at::linspace(mu - 40 * b, mu + 40 * b, 80'001, at::kDouble);
+        const Tensor density = at::exp(-nll(x, at::full_like(x, mu), at::full_like(x, std::log(b))));
+        EXPECT_NEAR(at::trapezoid(density, x).item<double>(), 1, 1e-6) << "mu " << mu << " b " << b;
+      }
+    }
+  }
+}
+
+TEST(Likelihood, GradientsOfAllAreTheirDifferences) {
+  // mu and ln b side by side in one tensor, away from the kink at mu = x.
+  const Tensor x = at::tensor({0.15, 0.5, 0.8, 0.35}, at::kDouble);
+  const Tensor stats = at::tensor({0.9, -0.6, 0.1, 1.4, -1.0, 0.2, -0.4, 0.5}, at::kDouble);
+  for (const auto& nll : {logit_laplace_nll, laplace_nll, gaussian_nll}) {
+    EXPECT_TRUE(testing::gradient_is_right(
+        [&](const Tensor& s) { return nll(x, s.slice(0, 0, 4), s.slice(0, 4, 8)).sum(); }, stats));
+  }
+}
+
+TEST(Likelihood, OfADecodersOutputIsTheChosenDensity) {
+  at::manual_seed(0);
+  const Tensor pixels = at::rand({2, 3, 4, 4}), stats = at::randn({2, 6, 4, 4});
+  const Tensor mu = stats.slice(1, 0, 3), log_b = stats.slice(1, 3, 6);
+  EXPECT_TRUE(
+      at::equal(pixel_nll(Likelihood::kLogitLaplace, pixels, stats), logit_laplace_nll(map_pixels(pixels), mu, log_b)));
+  EXPECT_TRUE(at::equal(pixel_nll(Likelihood::kLaplace, pixels, stats), laplace_nll(pixels, mu, log_b)));
+  EXPECT_TRUE(at::equal(pixel_nll(Likelihood::kGaussian, pixels, stats), gaussian_nll(pixels, mu, log_b)));
+  EXPECT_TRUE(
+      at::equal(pixel_nll(Likelihood::kGaussian, pixels, stats, 0.5), gaussian_nll(pixels, mu, log_b.clamp_min(0.5))));
+}
+
+// The change of variables that makes the paper's nats comparable with the others': both are densities over x.
+TEST(Likelihood, TheLogitLaplaceOverPixelsNeedsTheMapsJacobian) {
+  // Over all of phi's range the mass is what the density has between phi(0) and phi(1): below 1, and 1 for a narrow one.
+  const int64_t n = 200'000;
+  const Tensor x = (at::arange(n, at::kDouble) + 0.5) / static_cast<double>(n);
+  const Tensor stats = at::zeros({1, 6, 1, n}, at::kDouble);
+  stats.slice(1, 3, 6).fill_(std::log(0.05));
+  const Tensor nll = pixel_nll(Likelihood::kLogitLaplace, x.view({1, 1, 1, n}).expand({1, 3, 1, n}), stats);
+  const double to_pixels = -std::log(1 - 2 * kLogitLaplaceEps);
+  EXPECT_NEAR(to_pixels, 0.2231, 1e-4);
+  EXPECT_NEAR(at::exp(-(nll + to_pixels)).mean().item<double>(), 1, 1e-4);
+}
+
+TEST(Likelihood, EachShowsItsOwnPicture) {
+  at::manual_seed(0);
+  const Tensor stats = at::randn({2, 6, 3, 3}) * 2;
+  for (const auto likelihood : {Likelihood::kLaplace, Likelihood::kGaussian}) {
+    EXPECT_TRUE(at::equal(reconstruction_from_stats(stats, likelihood), stats.slice(1, 0, 3).clamp(0, 1)));
+  }
 }
 
 }  // namespace

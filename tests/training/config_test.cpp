@@ -9,6 +9,7 @@
 
 #include "dalle/core/str.h"
 #include "dalle/models/summary.h"
+#include "dalle/training/encode_job.h"
 
 namespace dalle::training {
 namespace {
@@ -53,13 +54,14 @@ int64_t parameters_of(const models::PriorConfig& config) {
   return model.num_parameters();
 }
 
-/// Parameters of each model of a folder's four configs. Sizes left to other runs come from the configs of those runs.
+/// The configs of a folder. Sizes left to other runs come from the configs of those runs.
 struct Folder {
   explicit Folder(const fs::path& path) {
     tokenizer = round_trip<TokenizerTraining>(path / "tokenizer.yaml");
     dvae = round_trip<DvaeTraining>(path / "dvae.yaml");
     clip = round_trip<ClipTraining>(path / "clip.yaml");
     prior = round_trip<PriorTraining>(path / "prior.yaml");
+    encode = round_trip<EncodeConfig>(path / "encode.yaml");
     if (clip.model.text_vocab_size == 0) clip.model.text_vocab_size = tokenizer.tokenizer.vocab_size + 2;
     if (prior.model.text_vocab_size == 0) prior.model.text_vocab_size = tokenizer.tokenizer.vocab_size;
     if (prior.model.grid_size == 0) prior.model.grid_size = dvae.model.grid_size();
@@ -69,7 +71,20 @@ struct Folder {
   DvaeTraining dvae;
   ClipTraining clip;
   PriorTraining prior;
+  EncodeConfig encode;
 };
+
+/// The tokens are those that train-prior would make on line from the same folder's config.
+void expect_tokens_of_the_prior(const Folder& folder) {
+  const auto& stored = folder.encode.data.pictures;
+  const auto& on_line = folder.prior.data;
+  EXPECT_EQ(folder.encode.dvae, folder.prior.dvae);
+  EXPECT_EQ(config::emit_yaml(config::dump(stored.sources[0])), config::emit_yaml(config::dump(on_line.sources[0])));
+  EXPECT_EQ(stored.augmentation, on_line.augmentation);
+  EXPECT_EQ(stored.horizontal_flip, on_line.horizontal_flip);
+  EXPECT_EQ(stored.resize_filter, on_line.resize_filter);
+  EXPECT_EQ(stored.background, on_line.background);
+}
 
 TEST(Config, ThePapersModelsHaveThePapersSizes) {
   const Folder paper(kConfigs / "paper");
@@ -80,6 +95,7 @@ TEST(Config, ThePapersModelsHaveThePapersSizes) {
   EXPECT_EQ(paper.prior.model.image_vocab_size, paper.dvae.model.vocab_size);
   EXPECT_EQ(paper.prior.model.text_vocab_size, paper.tokenizer.tokenizer.vocab_size);
   EXPECT_EQ(paper.clip.model.text_vocab_size, paper.tokenizer.tokenizer.vocab_size + 2);
+  expect_tokens_of_the_prior(paper);
 }
 
 TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
@@ -92,6 +108,7 @@ TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
   EXPECT_EQ(demo.clip.model.image_size, demo.dvae.model.image_size);
   EXPECT_EQ(demo.clip.dvae, demo.prior.dvae);
   EXPECT_EQ(demo.clip.tokenizer, demo.prior.tokenizer);
+  expect_tokens_of_the_prior(demo);
   for (const auto& sources :
        {demo.tokenizer.data.sources, demo.dvae.data.sources, demo.clip.data.sources, demo.prior.data.sources,
         demo.dvae.validation.sources, demo.clip.validation.sources, demo.prior.validation.sources}) {
@@ -102,7 +119,8 @@ TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
 
 // A config in a new folder or of a new kind is built by a test, or this one says so.
 TEST(Config, EveryShippedConfigIsTested) {
-  const std::set<std::string> kinds{"tokenizer.yaml", "dvae.yaml", "clip.yaml", "prior.yaml"}, folders{"demo", "paper"};
+  const std::set<std::string> kinds{"tokenizer.yaml", "dvae.yaml", "clip.yaml", "prior.yaml", "encode.yaml"};
+  const std::set<std::string> folders{"demo", "paper"};
   int64_t found = 0;
   for (const auto& entry : fs::recursive_directory_iterator(kConfigs)) {
     if (entry.path().extension() != ".yaml") continue;
@@ -111,7 +129,7 @@ TEST(Config, EveryShippedConfigIsTested) {
                 folders.contains(entry.path().parent_path().filename().string()))
         << entry.path();
   }
-  EXPECT_EQ(found, 8);
+  EXPECT_EQ(found, 10);
 }
 
 TEST(Config, EveryKeyIsDescribed) {
@@ -128,6 +146,7 @@ TEST(Config, EveryKeyIsDescribed) {
   expect_help(config::describe<ClipTraining>(), 50);
   expect_help(config::describe<PriorTraining>(), 50);
   expect_help(config::describe<TokenizerTraining>(), 5);
+  expect_help(config::describe<EncodeConfig>(), 15);
 }
 
 // What docs promise about --resume: intervals, lengths, schedules and threads may change, the model and the data may not.

@@ -7,15 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "dalle/data/bad_samples.h"
 #include "dalle/data/loader.h"
 #include "dalle/data/sample_order.h"
 
 namespace dalle::data {
-
-struct BadSample {
-  int64_t index = 0;
-  std::string reason;
-};
 
 struct MadeBatch {
   Batch batch;

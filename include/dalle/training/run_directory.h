@@ -8,6 +8,9 @@
 
 namespace dalle::training {
 
+/// The folders a new run directory starts with: a training's samples/, tensorboard/ and checkpoints/, or none.
+enum class RunFolders { kTraining, kNone };
+
 class RunDirectory {
  public:
   /// runs/NAME-YYYYmmdd-HHMMSS (local time) under the working directory; with "-2", "-3" ... where that exists already.
@@ -15,10 +18,11 @@ class RunDirectory {
 
   /// Makes the directory and writes config.yaml. Throws ConfigError where `root` holds anything already or another
   /// process is in it, FileError where it cannot be made.
-  static RunDirectory create(const std::filesystem::path& root, const std::string& config_yaml);
+  static RunDirectory create(const std::filesystem::path& root, const std::string& config_yaml,
+                             RunFolders folders = RunFolders::kTraining);
 
   /// An existing run, to be resumed. Throws ConfigError where there is none or another process is in it.
-  static RunDirectory open(const std::filesystem::path& root);
+  static RunDirectory open(const std::filesystem::path& root, RunFolders folders = RunFolders::kTraining);
 
   RunDirectory(RunDirectory&& other) noexcept;
   RunDirectory& operator=(RunDirectory&& other) noexcept;

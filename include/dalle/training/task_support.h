@@ -36,4 +36,8 @@ std::string short_number(double value);
 /// A tokenizer.model file from what a config says: the file, or a run directory of train-tokenizer. Throws ConfigError.
 std::filesystem::path tokenizer_file(const std::filesystem::path& given);
 
+/// Notes in the log, for --check: what a config names and is not there yet.
+void note_missing(const std::string& key, const std::filesystem::path& path);
+void note_missing_sources(const data::DataConfig& config);
+
 }  // namespace dalle::training

@@ -1,0 +1,65 @@
+#include "dalle/generation/score_images_job.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <iomanip>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "dalle/cli/command.h"
+#include "dalle/core/device.h"
+#include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "dalle/models/load.h"
+#include "dalle/text/tokenizer.h"
+#include "picture_files.h"
+
+namespace dalle::generation {
+
+void ScoreImagesOptions::validate(const std::string&) const {
+  check_picture_files("score-images", images);
+  if (clip.empty()) throw ConfigError("score-images: expected --clip CKPT");
+  if (caption.empty()) throw ConfigError("score-images: expected --caption TEXT");
+}
+
+int run_score_images(const ScoreImagesOptions& options) {
+  const c10::NoGradGuard no_grad;
+  set_num_threads(options.threads);
+  const at::Device device = select_device(options.device);
+  const auto clip = models::load_clip(options.clip, {device, options.precision, !options.raw_weights});
+  const auto& config = clip.model->config();
+  const auto tokenizer = text::Tokenizer::from_bytes(clip.tokenizer);
+  std::vector<Tensor> features;
+  for (const auto& image : options.images) {
+    const Tensor picture =
+        load_picture(image, config.image_size, data::ResizeFilter::kBicubic, SmallPictures::kEnlarge);
+    features.push_back(clip.model->encode_image(picture.to(device).to(at::kFloat).div_(255).unsqueeze(0)));
+  }
+  nlohmann::ordered_json report{{"clip", clip.path.string()}, {"clip_identity", clip.identity}};
+  report["captions"] = nlohmann::ordered_json::array();
+  for (const auto& caption : options.caption) {
+    const auto ids = models::clip_text_ids(config, tokenizer.encode(caption));
+    const Tensor text = clip.model->encode_text(at::tensor(ids, at::kLong).unsqueeze(0).to(device));
+    const Tensor cosines = at::matmul(at::cat(features), text.t()).squeeze(1).to(at::kCPU).to(at::kDouble);
+    std::vector<size_t> order(options.images.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    const double* values = cosines.data_ptr<double>();
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] > values[b]; });
+    std::cout << caption << "\n";
+    nlohmann::ordered_json entry{{"caption", caption}, {"images", nlohmann::ordered_json::array()}};
+    for (size_t rank = 0; rank < order.size(); ++rank) {
+      const std::string file = options.images[order[rank]].string();
+      std::cout << "  " << std::setw(3) << rank + 1 << "  " << std::fixed << std::setprecision(4) << values[order[rank]]
+                << "  " << file << "\n";
+      entry["images"].push_back({{"rank", rank + 1}, {"cosine", values[order[rank]]}, {"file", file}});
+    }
+    report["captions"].push_back(std::move(entry));
+  }
+  if (!options.json.empty()) write_file(options.json, report.dump(2) + "\n");
+  return cli::kDone;
+}
+
+}  // namespace dalle::generation
