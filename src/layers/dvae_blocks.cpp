@@ -75,7 +75,7 @@ Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
   Tensor x = input.forward(channels_last(x_B3HW, options.compute_dtype));
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
-    x = runner.run(index, x, [&](const Tensor& in) { return block.forward(in); });
+    x = runner.run(index, x, [&block](const Tensor& in) { return block.forward(in); });
     const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
     if (group_ends && index + 1 < options.num_layers()) x = at::max_pool2d(x, 2);
   }
@@ -99,7 +99,7 @@ Tensor DvaeDecoder::forward(const Tensor& z_BVHW, BlockRunner& runner) const {
   x = x.to(options.compute_dtype);
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
-    x = runner.run(options.num_layers() + index, x, [&](const Tensor& in) { return block.forward(in); });
+    x = runner.run(options.num_layers() + index, x, [&block](const Tensor& in) { return block.forward(in); });
     const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
     if (group_ends && index + 1 < options.num_layers()) {
       x = at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});

@@ -79,10 +79,10 @@ TransformerBlock::TransformerBlock(Module& parent, std::string name, const Trans
 
 Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner,
                                  int64_t layer) const {
-  const Tensor after_attention = runner.run(2 * layer, x_BLD, [&](const Tensor& x) {
+  const Tensor after_attention = runner.run(2 * layer, x_BLD, [this, attend](const Tensor& x) {
     return x + attn.forward(ln_1.forward(x).to(compute_dtype), attend).to(x.scalar_type());
   });
-  return runner.run(2 * layer + 1, after_attention, [&](const Tensor& x) {
+  return runner.run(2 * layer + 1, after_attention, [this](const Tensor& x) {
     return x + mlp.forward(ln_2.forward(x).to(compute_dtype)).to(x.scalar_type());
   });
 }

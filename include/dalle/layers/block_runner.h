@@ -12,7 +12,8 @@ namespace dalle::layers {
 class BlockRunner {
  public:
   virtual ~BlockRunner() = default;
-  /// Calls function(input). `index` counts the residual blocks of the model from 0 in forward order.
+  /// function(input). `index` counts the residual blocks of the model from 0 in forward order. A runner may keep
+  /// `function` and call it again in the backward pass: it must hold by value whatever lives shorter than the model.
   virtual Tensor run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function);
 };
 
