@@ -4,7 +4,6 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
-#include "dalle/layers/likelihood.h"
 #include "dalle/layers/relaxation.h"
 
 namespace dalle::models {
@@ -16,6 +15,7 @@ layers::DvaeBlockOptions block_options(const DvaeConfig& config, const DvaeCompu
           .hidden_dim = config.hidden_dim,
           .decoder_init_dim = config.decoder_init_dim,
           .vocab_size = config.vocab_size,
+          .vector_quantized = config.quantizer == Quantizer::kVq,
           .compute_dtype = compute.dtype,
           .relaxation_dtype = compute.relaxation_dtype};
 }
@@ -40,20 +40,35 @@ void DvaeConfig::validate(const std::string& place) const {
 Dvae::Dvae(const DvaeConfig& config, const DvaeCompute& compute)
     : config_(validated(config)),
       encoder(*this, "encoder", block_options(config, compute)),
-      decoder(*this, "decoder", block_options(config, compute)) {}
+      decoder(*this, "decoder", block_options(config, compute)) {
+  if (config.quantizer == Quantizer::kVq) {
+    quantizer =
+        std::make_unique<layers::VectorQuantizer>(*this, "quantizer", config.vocab_size, config.decoder_init_dim);
+  }
+}
 
 Tensor Dvae::encode_logits(const Tensor& pixels_B3HW, layers::BlockRunner& runner) const {
   return encoder.forward(layers::map_pixels(pixels_B3HW), runner);
 }
 
-Tensor Dvae::encode(const Tensor& pixels_B3HW) const { return layers::argmax_codes(encode_logits(pixels_B3HW)); }
+Tensor Dvae::codes_of(const Tensor& logits) const {
+  return quantizer == nullptr ? layers::argmax_codes(logits) : quantizer->nearest(logits);
+}
+
+Tensor Dvae::encode(const Tensor& pixels_B3HW) const { return codes_of(encode_logits(pixels_B3HW)); }
+
+Tensor Dvae::decoder_input(const Tensor& codes_BHW) const {
+  return quantizer == nullptr ? layers::one_hot_codes(codes_BHW, config_.vocab_size) : quantizer->lookup(codes_BHW);
+}
 
 Tensor Dvae::decode_stats(const Tensor& z_BVHW, layers::BlockRunner& runner) const {
   return decoder.forward(z_BVHW, runner);
 }
 
-Tensor Dvae::decode(const Tensor& codes_BHW) const {
-  return layers::reconstruction_from_stats(decode_stats(layers::one_hot_codes(codes_BHW, config_.vocab_size)));
+Tensor Dvae::picture_of(const Tensor& stats_B6HW) const {
+  return layers::reconstruction_from_stats(stats_B6HW, config_.likelihood);
 }
+
+Tensor Dvae::decode(const Tensor& codes_BHW) const { return picture_of(decode_stats(decoder_input(codes_BHW))); }
 
 }  // namespace dalle::models

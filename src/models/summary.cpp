@@ -20,6 +20,9 @@ Summary count(const layers::Module& model) {
 double dvae_flops(const layers::Module& model, const DvaeConfig& config) {
   double flops = 0;
   for (const auto& [name, parameter] : model.named_parameters()) {
+    if (name == "quantizer.codebook") {  // distances of every position to every code
+      flops += 2.0 * static_cast<double>(parameter->tensor.numel() * config.grid_size() * config.grid_size());
+    }
     if (parameter->tensor.dim() != 4) continue;
     const bool encoder = name.starts_with("encoder.");
     int64_t side = config.image_size;

@@ -49,11 +49,15 @@ Tensor global_norm(const std::vector<layers::NamedParameter>& parameters) {
 }
 
 Tensor clip_by_global_norm(const std::vector<layers::NamedParameter>& parameters, double max_norm) {
-  const c10::NoGradGuard no_grad;
   const Tensor norm = global_norm(parameters);
+  clip_by_global_norm(parameters, max_norm, norm);
+  return norm;
+}
+
+void clip_by_global_norm(const std::vector<layers::NamedParameter>& parameters, double max_norm, const Tensor& norm) {
+  const c10::NoGradGuard no_grad;
   const Gradients gradients = collect(parameters);
   if (!gradients.tensors.empty()) at::_foreach_mul_(gradients.tensors, (max_norm / (norm + 1e-6)).clamp_max(1.0));
-  return norm;
 }
 
 Tensor all_finite(const std::vector<layers::NamedParameter>& parameters) {

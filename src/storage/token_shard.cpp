@@ -96,7 +96,7 @@ void TokenShardReader::check_sample(int64_t sample) const {
   TORCH_CHECK_VALUE(sample >= 0 && sample < size(), "[token shard] sample ", sample, " is not in [0, ", size(), ")");
 }
 
-void TokenShardReader::read_codes(int64_t sample, int64_t crop, std::span<int64_t> codes) const {
+void TokenShardReader::read_codes(const InputFile& file, int64_t sample, int64_t crop, std::span<int64_t> codes) const {
   const auto& info = header_.info;
   check_sample(sample);
   TORCH_CHECK_VALUE(crop >= 0 && crop < info.num_crops, "[token shard] crop ", crop, " is not in [0, ", info.num_crops,
@@ -106,14 +106,12 @@ void TokenShardReader::read_codes(int64_t sample, int64_t crop, std::span<int64_
   const auto record = static_cast<uint64_t>(sample * info.num_crops + crop);
   const uint64_t offset =
       data_start_ + layout_.tokens + record * static_cast<uint64_t>(info.tokens_per_crop() * info.token_bytes());
-  const InputFile file(path_);
   info.token_bytes() == 2 ? read_checked_codes<uint16_t>(file, path_, offset, info.vocab_size, codes)
                           : read_checked_codes<uint32_t>(file, path_, offset, info.vocab_size, codes);
 }
 
-int64_t TokenShardReader::index(int64_t sample) const {
+int64_t TokenShardReader::index(const InputFile& file, int64_t sample) const {
   check_sample(sample);
-  const InputFile file(path_);
   const auto at = data_start_ + layout_.indices + 8 * static_cast<uint64_t>(sample);
   const auto value = static_cast<int64_t>(read_array<uint64_t>(file, at, 1)[0]);
   if (value < header_.first_index || value >= header_.end_index) {
@@ -122,9 +120,8 @@ int64_t TokenShardReader::index(int64_t sample) const {
   return value;
 }
 
-std::string TokenShardReader::key(int64_t sample) const {
+std::string TokenShardReader::key(const InputFile& file, int64_t sample) const {
   check_sample(sample);
-  const InputFile file(path_);
   const auto [begin, end] =
       read_bounds(file, path_, "key offsets", data_start_ + layout_.key_offsets + 8 * static_cast<uint64_t>(sample),
                   static_cast<uint64_t>(header_.key_bytes));
@@ -132,9 +129,8 @@ std::string TokenShardReader::key(int64_t sample) const {
   return read_piece(file, data_start_ + layout_.keys + begin, end - begin);
 }
 
-std::vector<std::string> TokenShardReader::captions(int64_t sample) const {
+std::vector<std::string> TokenShardReader::captions(const InputFile& file, int64_t sample) const {
   check_sample(sample);
-  const InputFile file(path_);
   const auto [first, last] = read_bounds(file, path_, "caption starts",
                                          data_start_ + layout_.caption_starts + 8 * static_cast<uint64_t>(sample),
                                          static_cast<uint64_t>(header_.num_captions));
@@ -155,6 +151,14 @@ std::vector<std::string> TokenShardReader::captions(int64_t sample) const {
   return captions;
 }
 
+void TokenShardReader::read_codes(int64_t sample, int64_t crop, std::span<int64_t> codes) const {
+  read_codes(InputFile(path_), sample, crop, codes);
+}
+
+int64_t TokenShardReader::index(int64_t sample) const { return index(InputFile(path_), sample); }
+std::string TokenShardReader::key(int64_t sample) const { return key(InputFile(path_), sample); }
+std::vector<std::string> TokenShardReader::captions(int64_t sample) const { return captions(InputFile(path_), sample); }
+
 void TokenShardReader::verify() const {
   const InputFile file(path_);
   Hasher hasher;
@@ -164,15 +168,16 @@ void TokenShardReader::verify() const {
   }
   if (hasher.hex() != header_.checksum) fail_shard(path_, "checksum " + header_.checksum, hasher.hex());
   // A whole file of a faulty writer is damage too: every number is looked at once.
-  std::vector<int64_t> codes(static_cast<size_t>(header_.info.tokens_per_crop()));
+  std::vector<int64_t> codes;
+  if (size() > 0) codes.resize(static_cast<size_t>(header_.info.tokens_per_crop()));  // the file holds as many
   int64_t before = -1;
   for (int64_t sample = 0; sample < size(); ++sample) {
-    const int64_t own = index(sample);
+    const int64_t own = index(file, sample);
     if (own <= before) fail_shard(path_, "rising indices", str(before, ", ", own));
     before = own;
-    key(sample);
-    captions(sample);
-    for (int64_t crop = 0; crop < header_.info.num_crops; ++crop) read_codes(sample, crop, codes);
+    key(file, sample);
+    captions(file, sample);
+    for (int64_t crop = 0; crop < header_.info.num_crops; ++crop) read_codes(file, sample, crop, codes);
   }
 }
 

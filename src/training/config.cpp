@@ -13,6 +13,18 @@ void TrainerConfig::validate(const std::string& place) const {
   if (ema_decay >= 1) throw ConfigError(Problem{place, "ema_decay below 1", str(ema_decay), ""});
 }
 
+void DvaeTraining::validate(const std::string& place) const {
+  const bool vq = model.quantizer == models::Quantizer::kVq;
+  if (vq && relaxation.straight_through) {
+    throw ConfigError(Problem{place, "relaxation.straight_through with model.quantizer gumbel", "quantizer vq",
+                              "a codebook always passes its gradient straight through; leave the key out"});
+  }
+  if (vector_quantizer.codebook_decay >= 1) {
+    throw ConfigError(Problem{place, "vector_quantizer.codebook_decay below 1", str(vector_quantizer.codebook_decay),
+                              "at 1 the codebook would never move"});
+  }
+}
+
 void ClipTraining::validate(const std::string& place) const {
   if (trainer.micro_size() != trainer.batch_size) {
     throw ConfigError(Problem{place, "trainer.micro_batch_size 0: the contrastive loss compares a whole batch",

@@ -1,14 +1,12 @@
 #include "dalle/training/dvae_task.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 
 #include <algorithm>
 
-#include "dalle/evaluation/code_usage.h"
-#include "dalle/generation/picture_quality.h"
-#include "dalle/layers/likelihood.h"
-#include "dalle/layers/relaxation.h"
+#include "dalle/training/dvae_evaluation.h"
+#include "dalle/training/dvae_health.h"
+#include "dalle/training/dvae_relaxation.h"
 #include "dalle/training/task_support.h"
 
 namespace dalle::training {
@@ -16,6 +14,14 @@ namespace {
 
 models::DvaeCompute compute_of(const DvaeTraining& config, at::Device device) {
   return {compute_dtype(config.precision, device), compute_dtype(config.relaxation_precision, device)};
+}
+
+bool moves_codebook(const DvaeTraining& config) {
+  const auto& freeze = config.trainer.freeze;
+  return config.model.quantizer == models::Quantizer::kVq &&
+         std::none_of(freeze.begin(), freeze.end(), [](const std::string& prefix) {
+           return std::string_view("quantizer.codebook").starts_with(prefix);
+         });
 }
 
 }  // namespace
@@ -30,7 +36,14 @@ DvaeTask::DvaeTask(const DvaeTraining& config, at::Device device)
       device_(device),
       dataset_(config.data.sources),
       validation_(open_validation(config.validation)),
-      model_(config.model, compute_of(config, device)) {}
+      model_(config.model, compute_of(config, device)),
+      batch_usage_(config.model.vocab_size) {
+  const int64_t grid = config.model.grid_size();
+  if (moves_codebook(config)) {
+    codebook_.emplace(config.vector_quantizer, static_cast<uint64_t>(config.trainer.seed), config.trainer.batch_size,
+                      grid * grid);
+  }
+}
 
 std::string DvaeTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
@@ -62,107 +75,81 @@ double DvaeTask::kl_weight(int64_t step) const {
 }
 
 Metrics DvaeTask::schedule_values(int64_t step) const {
+  if (config_.model.quantizer == models::Quantizer::kVq) return {};
   return {{"temperature", temperature(step)}, {"kl_weight", kl_weight(step)}};
 }
 
-Tensor DvaeTask::gumbel(const std::vector<int64_t>& positions, Purpose purpose) const {
-  std::vector<RandomKey> keys;
-  for (const int64_t position : positions) {
-    keys.push_back(random_key(static_cast<uint64_t>(config_.trainer.seed), purpose, static_cast<uint64_t>(position)));
-  }
-  const int64_t grid = config_.model.grid_size(), vocab = config_.model.vocab_size;
-  // Codes innermost: the channels-last layout that the encoder's logits have.
-  return gumbel_rows(keys, grid * grid * vocab, device_)
-      .view({static_cast<int64_t>(positions.size()), grid, grid, vocab})
-      .permute({0, 3, 1, 2});
+Tensor DvaeTask::nll_share(const PreparedBatch& batch, const Tensor& stats_B6HW, const StepContext& context) const {
+  const double sub_pixels = static_cast<double>(3 * config_.model.image_size * config_.model.image_size);
+  return layers::pixel_nll(config_.model.likelihood, batch.pixels, stats_B6HW, config_.relaxation.min_log_scale)
+             .flatten(1)
+             .sum(1)
+             .sum() /
+         (context.totals[0] * sub_pixels);
 }
 
-Tensor DvaeTask::negative_log_likelihood(const Tensor& pixels, const Tensor& stats_B6HW) const {
-  const Tensor mu = stats_B6HW.slice(1, 0, 3);
-  Tensor log_b = stats_B6HW.slice(1, 3, 6);
-  if (config_.relaxation.min_log_scale) log_b = log_b.clamp_min(*config_.relaxation.min_log_scale);
-  return layers::logit_laplace_nll(layers::map_pixels(pixels), mu, log_b).flatten(1).sum(1);
+void DvaeTask::count_codes(const Tensor& codes_BHW, int64_t step) {
+  if (step != counted_step_) batch_usage_ = evaluation::CodeUsage(config_.model.vocab_size);
+  counted_step_ = step;
+  batch_usage_.add(codes_BHW);
 }
 
 StepOutput DvaeTask::training_step(const PreparedBatch& batch, const StepContext& context) {
+  return model_.quantizer == nullptr ? relaxed_step(batch, context) : quantized_step(batch, context);
+}
+
+StepOutput DvaeTask::relaxed_step(const PreparedBatch& batch, const StepContext& context) {
   const Tensor logits = model_.encode_logits(batch.pixels, *context.runner);
-  const Tensor relaxed =
-      layers::gumbel_softmax(logits, gumbel(batch.batch.positions, Purpose::kGumbel), temperature(context.step));
-  const Tensor stats = model_.decode_stats(relaxed, *context.runner);
-  const double images = context.totals[0];
-  const double sub_pixels = static_cast<double>(3 * config_.model.image_size * config_.model.image_size);
-  const Tensor nll = negative_log_likelihood(batch.pixels, stats).sum() / (images * sub_pixels);
-  const Tensor kl = layers::kl_to_uniform(logits).mean({1, 2}).sum() / images;
+  const RelaxedCodes relaxed = relax_codes(logits, batch.batch.positions,
+                                           {.seed = static_cast<uint64_t>(config_.trainer.seed),
+                                            .purpose = Purpose::kGumbel,
+                                            .temperature = temperature(context.step),
+                                            .straight_through = config_.relaxation.straight_through});
+  const Tensor nll = nll_share(batch, model_.decode_stats(relaxed.codes_BVHW, *context.runner), context);
+  const Tensor kl = relaxed.kl_BHW.mean({1, 2}).sum() / context.totals[0];
   const double coefficient = kl_coefficient(config_.relaxation.kl_normalization, kl_weight(context.step),
                                             config_.model.grid_size(), config_.model.image_size);
+  if (context.is_logged) count_codes(model_.codes_of(logits.detach()), context.step);
   return {.loss = nll + kl * coefficient, .metrics = {{"nll", nll}, {"kl", kl}}};
 }
 
-Metrics DvaeTask::evaluate(int64_t step) {
-  if (!validation_) return {};
-  const c10::NoGradGuard no_grad;
-  const int64_t count = validation_size(*validation_, config_.validation);
-  const double sub_pixels = static_cast<double>(3 * config_.model.image_size * config_.model.image_size);
-  evaluation::CodeUsage usage(config_.model.vocab_size);
-  double images = 0, relaxed_nll = 0, hard_nll = 0, argmax_nll = 0, kl = 0, psnr = 0, ssim = 0;
-  for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
-    const int64_t size = std::min(config_.validation.batch_size, count - first);
-    const auto batch = data::load_range(*validation_, config_.data, config_.model.image_size, first, size);
-    const Tensor pixels = to_unit_range(batch.images, device_);
-    images += static_cast<double>(pixels.size(0));
-    const Tensor logits = model_.encode_logits(pixels);
-    const Tensor noise = gumbel(batch.positions, Purpose::kEvaluation);
-    const int64_t vocab = config_.model.vocab_size;
-    const Tensor codes = layers::argmax_codes(logits);
-    const Tensor hard = layers::argmax_codes(logits + noise);  // the same noise: a draw from q, and its relaxation
-    const Tensor stats = model_.decode_stats(layers::one_hot_codes(codes, vocab));
-    const Tensor reconstruction = layers::reconstruction_from_stats(stats);
-    relaxed_nll +=
-        negative_log_likelihood(pixels, model_.decode_stats(layers::gumbel_softmax(logits, noise, temperature(step))))
-            .sum()
-            .item<double>();
-    hard_nll +=
-        negative_log_likelihood(pixels, model_.decode_stats(layers::one_hot_codes(hard, vocab))).sum().item<double>();
-    argmax_nll += negative_log_likelihood(pixels, stats).sum().item<double>();
-    kl += layers::kl_to_uniform(logits).mean({1, 2}).sum().item<double>();
-    psnr += generation::psnr(pixels, reconstruction).sum().item<double>();
-    ssim += generation::ssim(pixels, reconstruction).sum().item<double>();
-    usage.add(codes);
+StepOutput DvaeTask::quantized_step(const PreparedBatch& batch, const StepContext& context) {
+  const Tensor vectors = model_.encode_logits(batch.pixels, *context.runner);
+  const layers::Quantized quantized = model_.quantizer->forward(vectors);
+  if (codebook_) {
+    codebook_->add(*model_.quantizer, vectors, quantized.codes_BHW, batch.batch.positions, context.step);
   }
-  const double terms = images * sub_pixels;
-  return {{"nll_relaxed", relaxed_nll / terms},
-          {"nll_hard", hard_nll / terms},
-          {"nll_argmax", argmax_nll / terms},
-          {"elb_gap", (hard_nll - relaxed_nll) / terms},
-          {"kl", kl / images},
-          {"psnr", psnr / images},
-          {"ssim", ssim / images},
-          {"codes_used", usage.share_used()},
-          {"perplexity", usage.perplexity()},
-          {"temperature", temperature(step)}};
+  const Tensor nll = nll_share(batch, model_.decode_stats(quantized.vectors_BDHW, *context.runner), context);
+  const double numbers =
+      static_cast<double>(vectors.numel() / vectors.size(0));  // that the encoder gives for a picture
+  const Tensor commitment = quantized.commitment / (context.totals[0] * numbers);
+  if (context.is_logged) count_codes(quantized.codes_BHW, context.step);
+  return {.loss = nll + commitment * config_.vector_quantizer.commitment_weight,
+          .metrics = {{"nll", nll}, {"commitment", commitment}}};
+}
+
+void DvaeTask::after_update(distributed::Communicator& communicator) {
+  if (codebook_) codebook_->update(*model_.quantizer, communicator);
+}
+
+Metrics DvaeTask::batch_values() {
+  return {{"batch_codes_used", batch_usage_.share_used()}, {"batch_perplexity", batch_usage_.perplexity()}};
+}
+
+Metrics DvaeTask::evaluate(int64_t step) {
+  return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step)) : Metrics{};
 }
 
 std::vector<Sheet> DvaeTask::preview(int64_t step) {
-  const c10::NoGradGuard no_grad;
-  const data::Dataset& shown = validation_ ? *validation_ : dataset_;
-  const int64_t count = std::min<int64_t>(8, shown.size());
-  const auto batch = data::load_range(shown, config_.data, config_.model.image_size, 0, count);
-  const Tensor pixels = to_unit_range(batch.images, device_);
-  const Tensor logits = model_.encode_logits(pixels);
-  const Tensor relaxed =
-      layers::gumbel_softmax(logits, gumbel(batch.positions, Purpose::kEvaluation), temperature(step));
-  const std::vector<generation::SheetRow> rows{
-      {"original", generation::make_cells(pixels)},
-      {"relaxed, temperature " + short_number(temperature(step)),
-       generation::make_cells(layers::reconstruction_from_stats(model_.decode_stats(relaxed)))},
-      {"argmax codes", generation::make_cells(model_.decode(layers::argmax_codes(logits)))}};
   const std::string title =
       std::string(validation_ ? "validation" : "training") + " pictures at step " + std::to_string(step);
-  return {{"reconstructions", generation::labelled_rows(rows, {.title = title})}};
+  return {reconstruction_sheet(model_, config_, validation_ ? *validation_ : dataset_, temperature(step), title)};
 }
 
 Sheet DvaeTask::input_sheet(const PreparedBatch& batch) {
   return captioned_sheet("inputs", batch, "what the dVAE sees first");
 }
+
+std::vector<HealthRule> DvaeTask::health_rules() const { return dvae_health_rules(config_); }
 
 }  // namespace dalle::training

@@ -36,10 +36,11 @@ void check_same_run(const storage::TokenShardReader& shard, const storage::Token
     difference = str("other captions of sample ", shard.index(0), ", ", shard.key(0));
   }
   if (difference.empty()) return;
-  throw ConfigError(Problem{.place = shard.path().string(),
-                            .expected = "a shard of this run: the same dVAE, data and precision",
-                            .got = difference,
-                            .hint = "put them back as they were, or start a new run"});
+  throw ConfigError(
+      Problem{.place = shard.path().string(),
+              .expected = "a shard of this run: the same dVAE, data and precision",
+              .got = difference,
+              .hint = "give the dVAE, data and precision that its shards were made with, or start a new run"});
 }
 
 }  // namespace dalle::training

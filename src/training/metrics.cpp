@@ -51,6 +51,13 @@ void MetricsWriter::log(int64_t step, const std::string& phase, const NamedValue
   if (tensorboard_ != nullptr) tensorboard_->scalars(step, tagged);
 }
 
+void MetricsWriter::event(int64_t step, const std::string& alarm, const std::string& message,
+                          const NamedValues& values) {
+  Json line = {{"step", step}, {"phase", "health"}, {"time", unix_seconds()}, {"alarm", alarm}, {"message", message}};
+  for (const auto& [name, value] : values) line[name] = json_number(value);
+  append_line(jsonl_, line.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 void cut_metrics_after(const std::filesystem::path& jsonl, int64_t step) {
   if (!std::filesystem::exists(jsonl)) return;
   const std::string content = read_file(jsonl);

@@ -45,7 +45,8 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       task_(task),
       communicator_(communicator),
       parameters_(ready_parameters(setup_, task)),
-      optimizer_(parameters_, setup_.optimizer) {
+      optimizer_(parameters_, setup_.optimizer),
+      health_(setup_.trainer.health, task.health_rules()) {
   const auto& trainer = setup_.trainer;
   if (trainer.ema_decay > 0) ema_.emplace(parameters_, trainer.ema_decay, trainer.ema_interval_steps);
   if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
@@ -121,8 +122,11 @@ void Trainer::train_step() {
   const std::vector<PreparedBatch> batches = next_batches();
   if (step_ == 0 && communicator_.rank() == 0) write_sheet(task_.input_sheet(batches.front()));
 
-  StepContext context{
-      .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = &layers::plain_runner()};
+  StepContext context{.step = step_,
+                      .seed = static_cast<uint64_t>(trainer.seed),
+                      .totals = {},
+                      .runner = &layers::plain_runner(),
+                      .is_logged = is_logged(step_ + 1)};
   for (const auto& batch : batches) {
     const auto counts = task_.counts(batch);
     context.totals.resize(counts.size(), 0.0);
@@ -135,11 +139,37 @@ void Trainer::train_step() {
       context.totals[i] = totals[static_cast<int64_t>(i)].item<double>();
   }
 
+  accumulate(batches, context);
+  reduce_gradients();
+
+  const Tensor norm = optim::global_norm(parameters_);
+  const double learning_rate = optim::value(setup_.learning_rate, step_);
+  const bool updates = check_finite(batches, norm);
+  if (updates) {
+    if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
+    optimizer_.step(learning_rate);
+    task_.after_update(communicator_);
+  }
+  ++step_;
+  if (ema_ && updates) ema_->update(step_);
+  throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
+  if (context.is_logged) log_step(learning_rate, norm);
+  status_->advance(step_);
+}
+
+bool Trainer::is_logged(int64_t step) const {
+  const auto& trainer = setup_.trainer;
+  return step % trainer.log_interval_steps == 0 || step == 1 || step == trainer.num_steps;
+}
+
+void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context) {
   optimizer_.zero_grad();
   step_metrics_.clear();
+  micro_losses_.clear();
   for (const auto& batch : batches) {
     const StepOutput output = task_.training_step(batch, context);
     output.loss.backward();
+    micro_losses_.push_back(output.loss.detach());
     std::vector<std::pair<std::string, Tensor>> shares{{"loss", output.loss.detach()}};
     for (const auto& [name, value] : output.metrics) shares.emplace_back(name, value.detach());
     if (step_metrics_.empty()) {
@@ -148,18 +178,6 @@ void Trainer::train_step() {
       for (size_t i = 0; i < shares.size(); ++i) step_metrics_[i].second = step_metrics_[i].second + shares[i].second;
     }
   }
-  reduce_gradients();
-
-  const Tensor norm = trainer.clip_norm > 0 ? optim::clip_by_global_norm(parameters_, trainer.clip_norm)
-                                            : optim::global_norm(parameters_);
-  const double learning_rate = optim::value(setup_.learning_rate, step_);
-  check_finite(norm);
-  if (nonfinite_in_row_ == 0) optimizer_.step(learning_rate);
-  ++step_;
-  if (ema_ && nonfinite_in_row_ == 0) ema_->update(step_);
-  throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
-  if (is_due(trainer.log_interval_steps) || step_ == 1 || step_ == trainer.num_steps) log_step(learning_rate, norm);
-  status_->advance(step_);
 }
 
 void Trainer::reduce_gradients() {
@@ -169,25 +187,6 @@ void Trainer::reduce_gradients() {
     if (Tensor gradient = parameter->tensor.grad(); gradient.defined()) communicator_.all_reduce_sum(gradient);
   }
   for (auto& [name, value] : step_metrics_) communicator_.all_reduce_sum(value);
-}
-
-void Trainer::check_finite(const Tensor& norm) {
-  // The decision to skip is the host's: one number a step, read when the whole backward pass is done anyway.
-  if (std::isfinite(norm.item<double>())) {
-    nonfinite_in_row_ = 0;
-    return;
-  }
-  ++nonfinite_in_row_;
-  ++nonfinite_total_;
-  log_warning(
-      str("step ", step_, ": the gradient is not finite; this update is skipped (", nonfinite_in_row_, " in a row)"));
-  if (nonfinite_in_row_ >= setup_.trainer.max_nonfinite_steps) {
-    status_->finish();
-    save();
-    throw Error(
-        Problem{str("step ", step_), "", str(nonfinite_in_row_, " updates in a row had a non-finite gradient"),
-                "lower learning_rate, set trainer.clip_norm, or use precision: f32; the state before is saved"});
-  }
 }
 
 void Trainer::log_step(double learning_rate, const Tensor& norm) {
@@ -200,6 +199,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
     else
       update.extra.emplace_back(values.back());
   }
+  for (const auto& value : task_.batch_values()) values.push_back(value);
   values.emplace_back("learning_rate", learning_rate);
   for (const auto& value : task_.schedule_values(step_ - 1)) values.push_back(value);
   update.items_per_second = throughput_.items_per_second();
@@ -213,7 +213,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
     values.emplace_back("grad_norm/" + block, block_norm);
   }
   if (communicator_.rank() == 0) {
-    metrics_->log(step_, "train", values);
+    write_line("train", values);
     status_->update(update);
   }
   throughput_.reset();
@@ -233,7 +233,7 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
   if (validate) {
     const Metrics values = task_.evaluate(step_);
     if (!values.empty()) {
-      metrics_->log(step_, "validation", values);
+      write_line("validation", values);
       std::string line = str("step ", step_, ": validation");
       for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
       log_info(line);

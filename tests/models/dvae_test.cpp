@@ -133,6 +133,54 @@ TEST(Dvae, AFrozenEncoderGetsNoGradient) {
     EXPECT_EQ(p->tensor.grad().defined(), name.starts_with("decoder.")) << name;
 }
 
+// ------------------------------------------------------------------------------------------------ the VQ-VAE baseline
+
+const DvaeConfig kQuantized{
+    .image_size = 32, .vocab_size = 16, .hidden_dim = 8, .decoder_init_dim = 6, .quantizer = Quantizer::kVq};
+
+TEST(Dvae, ACodebookTakesThePlaceOfTheDecodersFirstLayer) {
+  const Dvae gumbel{{.image_size = 32, .vocab_size = 16, .hidden_dim = 8, .decoder_init_dim = 6}}, vq{kQuantized};
+  EXPECT_EQ(parameter(vq, "encoder.blocks.output.conv.w").sizes(), (Shape{6, 64, 1, 1}));
+  EXPECT_EQ(parameter(vq, "quantizer.codebook").sizes(), (Shape{16, 6}));
+  EXPECT_EQ(parameter(vq, "quantizer.count").sizes(), (Shape{16}));
+  EXPECT_THROW(parameter(vq, "decoder.blocks.input.w"), std::runtime_error);
+  EXPECT_EQ(vq.decoder.named_parameters().size() + 2, gumbel.decoder.named_parameters().size());
+  for (const auto& [name, p] : vq.named_parameters()) {
+    const bool is_state = name.starts_with("quantizer.");
+    EXPECT_EQ(p->tensor.requires_grad(), !is_state) << name;
+    EXPECT_FALSE(is_state && p->decays) << name;
+  }
+}
+
+TEST(Dvae, ACodebookModelEncodesAndDecodesByItsCodebook) {
+  const at::NoGradGuard no_grad;
+  Dvae dvae{kQuantized};
+  dvae.materialize(at::kCPU);
+  dvae.initialize(3);
+  at::manual_seed(0);
+  const Tensor pixels = at::rand({2, 3, 32, 32}), vectors = dvae.encode_logits(pixels), codes = dvae.encode(pixels);
+  EXPECT_EQ(vectors.sizes(), (Shape{2, 6, 4, 4}));
+  EXPECT_EQ(codes.sizes(), (Shape{2, 4, 4}));
+  EXPECT_TRUE(at::equal(codes, dvae.quantizer->nearest(vectors)));
+  const Tensor stats = dvae.decode_stats(dvae.quantizer->lookup(codes));
+  EXPECT_EQ(stats.sizes(), (Shape{2, 6, 32, 32}));
+  EXPECT_TRUE(at::equal(dvae.decode(codes), layers::reconstruction_from_stats(stats)));
+}
+
+TEST(Dvae, EachLikelihoodDecodesToItsOwnPicture) {
+  const at::NoGradGuard no_grad;
+  for (const auto likelihood : {layers::Likelihood::kLaplace, layers::Likelihood::kGaussian}) {
+    DvaeConfig config = kSmall;
+    config.likelihood = likelihood;
+    Dvae dvae{config};
+    dvae.materialize(at::kCPU);
+    dvae.initialize(3);
+    const Tensor codes = at::arange(16, at::kLong).view({1, 4, 4});
+    const Tensor mu = dvae.decode_stats(layers::one_hot_codes(codes, 16)).slice(1, 0, 3);
+    EXPECT_TRUE(at::equal(dvae.decode(codes), mu.clamp(0, 1)));
+  }
+}
+
 TEST(Dvae, ConfigsThatDoNotFitAreRefused) {
   EXPECT_THROW(Dvae({.image_size = 36}), ConfigError);
   EXPECT_THROW(Dvae({.hidden_dim = 6}), ConfigError);

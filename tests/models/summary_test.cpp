@@ -43,6 +43,14 @@ TEST(Summary, DvaeAtPaperSize) {
   EXPECT_NEAR(summary.forward_flops_per_sample / 2e9, 136.1 + 154.0, 0.1);  // giga multiply-adds, encoder and decoder
 }
 
+TEST(Summary, ACodebooksSearchCountsInPlaceOfTheTwoConvolutions) {
+  const DvaeConfig vq{.quantizer = Quantizer::kVq};
+  const double gumbel = summarize(Dvae{DvaeConfig{}}).forward_flops_per_sample;
+  const double replaced = conv(2048, 8192, 1, 32) + conv(8192, 128, 1, 32);
+  const double instead = conv(2048, 128, 1, 32) + 2.0 * 8192 * 128 * 32 * 32;
+  EXPECT_NEAR(summarize(Dvae{vq}).forward_flops_per_sample / (gumbel - replaced + instead), 1, 1e-12);
+}
+
 TEST(Summary, PriorCountsThePairsThatItsMasksAllow) {
   const PriorConfig config{.text_context = 7,
                            .text_vocab_size = 30,

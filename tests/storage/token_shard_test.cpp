@@ -182,6 +182,10 @@ TEST(TokenShard, NumbersOfAHostileHeaderAreNotBelieved) {
     replace_in_header(path, from, to);
     EXPECT_THROW(TokenShardReader{path}, CheckpointError) << to;
   }
+  // An empty shard may claim any grid: it costs no memory.
+  token_writer(token_info(3), 0, 3, {0, 1, 2}).write(path);
+  replace_in_header(path, "\"grid_size\":2", "\"grid_size\":32768");
+  EXPECT_THAT(message_of<CheckpointError>([&] { TokenShardReader(path).verify(); }), HasSubstr("checksum"));
   token_writer(token_info(3), 0, 3).write(path);
   std::string bytes = read_file(path);
   const uint64_t length = ~uint64_t{0} - 8;

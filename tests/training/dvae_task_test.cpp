@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 
+#include "dalle/training/dvae_relaxation.h"
 #include "training/tiny_runs.h"
 
 namespace dalle::training {
@@ -126,6 +127,96 @@ TEST(DvaeTask, LogScalesCanBeClamped) {
   const auto output = task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()});
   // With b = e^50 only ln(2 x (1 - x)) + 50 is left of the likelihood.
   EXPECT_NEAR(output.metrics[0].second.item<double>(), 49, 1);
+}
+
+StepOutput step_of(DvaeTask& task, const PreparedBatch& batch, bool is_logged = false) {
+  return task.training_step(
+      batch,
+      {.step = 3, .seed = 3, .totals = task.counts(batch), .runner = &layers::plain_runner(), .is_logged = is_logged});
+}
+
+TEST(DvaeTask, EachLikelihoodIsTrained) {
+  for (const auto likelihood : {layers::Likelihood::kLaplace, layers::Likelihood::kGaussian}) {
+    auto config = tiny_dvae();
+    config.model.likelihood = likelihood;
+    config.relaxation.kl_weight_end = 0;
+    DvaeTask task(config, at::kCPU);
+    make_lively(task);
+    const auto batch = first_batch(task, 3);
+    const auto& model = dynamic_cast<const models::Dvae&>(task.module());
+    const Tensor relaxed = relax_codes(model.encode_logits(batch.pixels), batch.batch.positions,
+                                       {.seed = 3, .temperature = by_name(task.schedule_values(3)).at("temperature")})
+                               .codes_BVHW;
+    const double expected =
+        layers::pixel_nll(likelihood, batch.pixels, model.decode_stats(relaxed)).mean().item<double>();
+    EXPECT_NEAR(step_of(task, batch).loss.item<double>(), expected, 1e-5 * std::abs(expected));
+  }
+}
+
+TEST(DvaeTask, StraightThroughDecodesTheHardCode) {
+  auto config = tiny_dvae();
+  config.relaxation.straight_through = true;
+  config.relaxation.kl_weight_end = 0;
+  DvaeTask task(config, at::kCPU);
+  make_lively(task);
+  const auto batch = first_batch(task, 3);
+  const auto& model = dynamic_cast<const models::Dvae&>(task.module());
+  const Tensor relaxed = relax_codes(model.encode_logits(batch.pixels), batch.batch.positions, {.seed = 3}).codes_BVHW;
+  const Tensor stats = model.decode_stats(model.decoder_input(relaxed.argmax(1)));
+  const double expected = layers::pixel_nll(config.model.likelihood, batch.pixels, stats).mean().item<double>();
+  EXPECT_NEAR(step_of(task, batch).loss.item<double>(), expected, 1e-5 * std::abs(expected));
+}
+
+TEST(DvaeTask, TheLossOfACodebookIsLikelihoodAndCommitment) {
+  auto config = tiny_vq();
+  config.vector_quantizer.commitment_weight = 3;
+  DvaeTask task(config, at::kCPU);
+  make_lively(task);
+  const auto batch = first_batch(task, 3);
+  const auto& model = dynamic_cast<const models::Dvae&>(task.module());
+  const Tensor vectors = model.encode_logits(batch.pixels), codes = model.quantizer->lookup(model.codes_of(vectors));
+  const double nll =
+      layers::pixel_nll(config.model.likelihood, batch.pixels, model.decode_stats(codes)).mean().item<double>();
+  const double commitment = (vectors - codes).square().mean().item<double>();
+  const auto output = step_of(task, batch);
+  EXPECT_NEAR(output.loss.item<double>(), nll + 3 * commitment, 1e-5 * std::abs(nll));
+  EXPECT_EQ(output.metrics[1].first, "commitment");
+  EXPECT_NEAR(output.metrics[1].second.item<double>(), commitment, 1e-5 * commitment);
+  EXPECT_GT(commitment, 0.01);
+  EXPECT_TRUE(task.schedule_values(0).empty()) << "no temperature, no KL weight";
+}
+
+TEST(DvaeTask, TheCodebookMovesWithTheUpdateUnlessItIsFrozen) {
+  for (const bool frozen : {false, true}) {
+    auto config = tiny_vq();
+    if (frozen) config.trainer.freeze = {"quantizer."};
+    DvaeTask task(config, at::kCPU);
+    make_lively(task);
+    const auto& quantizer = *dynamic_cast<const models::Dvae&>(task.module()).quantizer;
+    const Tensor before = quantizer.codebook.tensor.clone();
+    step_of(task, first_batch(task, 4)).loss.backward();
+    EXPECT_TRUE(at::equal(quantizer.codebook.tensor, before)) << "not before the update";
+    EXPECT_FALSE(quantizer.codebook.tensor.grad().defined());
+    task.after_update(*distributed::make_singleton());
+    EXPECT_EQ(at::equal(quantizer.codebook.tensor, before), frozen);
+  }
+}
+
+TEST(DvaeTask, CountsTheCodesOfALoggedStepsWholeBatch) {
+  DvaeTask task(tiny_dvae(), at::kCPU);
+  make_lively(task);
+  const auto loader = task.make_loader(4, 0);
+  const auto first = task.prepare(loader->next(), {}), second = task.prepare(loader->next(), {});
+  const auto& model = dynamic_cast<const models::Dvae&>(task.module());
+  step_of(task, first, true);
+  step_of(task, second, true);  // another micro-batch of the same step
+  evaluation::CodeUsage usage(16);
+  usage.add(model.encode(first.pixels));
+  usage.add(model.encode(second.pixels));
+  auto values = by_name(task.batch_values());
+  EXPECT_EQ(values.at("batch_perplexity"), usage.perplexity());
+  EXPECT_EQ(values.at("batch_codes_used"), usage.share_used());
+  EXPECT_GT(usage.perplexity(), 1);
 }
 
 TEST(DvaeTask, TheGapClosesWithTheTemperature) {

@@ -85,6 +85,14 @@ void expect_resume_is_bitwise(Config config, const std::string& name) {
 
 TEST(Resume, TheDvaeIsBitwiseTheSame) { expect_resume_is_bitwise(tiny_dvae(), "dvae"); }
 
+// The codebook, its counts and the restarts of dead codes are part of the state, with micro-batches too.
+TEST(Resume, AVectorQuantisedModelIsBitwiseTheSame) {
+  expect_resume_is_bitwise(tiny_vq(), "vq");
+  auto config = tiny_vq();
+  config.trainer.micro_batch_size = 2;
+  expect_resume_is_bitwise(config, "vq-micro");
+}
+
 TEST(Resume, ClipIsBitwiseTheSame) { expect_resume_is_bitwise(tiny_clip(), "clip"); }
 
 TEST(Resume, ThePriorIsBitwiseTheSame) { expect_resume_is_bitwise(tiny_prior(), "prior"); }

@@ -94,6 +94,14 @@ inline DvaeTraining tiny_dvae(int64_t num_steps = 10) {
   return config;
 }
 
+/// The same with the codebook of VQ-VAE.
+inline DvaeTraining tiny_vq(int64_t num_steps = 10) {
+  auto config = tiny_dvae(num_steps);
+  config.model.quantizer = models::Quantizer::kVq;
+  config.vector_quantizer = {.codebook_decay = 0.8, .commitment_weight = 0.25, .restart_share = 0.2};
+  return config;
+}
+
 /// The models that the later stages read, made once per process: a tokenizer, and an untrained dVAE.
 struct Parts {
   testing::TempDirectory scratch{"training-parts"};
@@ -215,6 +223,9 @@ class WatchedTask : public TrainingTask {
     return task_.prepare(std::move(batch), context);
   }
   std::vector<double> counts(const PreparedBatch& batch) const override { return task_.counts(batch); }
+  void after_update(distributed::Communicator& communicator) override { task_.after_update(communicator); }
+  Metrics batch_values() override { return task_.batch_values(); }
+  std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }
   Metrics evaluate(int64_t step) override { return task_.evaluate(step); }
   std::vector<Sheet> preview(int64_t step) override { return task_.preview(step); }

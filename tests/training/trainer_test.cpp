@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -59,6 +60,9 @@ void expect_accumulation_changes_nothing(Config config, int64_t micro_batch_size
 
 TEST(Trainer, MicroBatchesOfTheDvaeAddUp) { expect_accumulation_changes_nothing(tiny_dvae(5), 2, "dvae"); }
 
+// The codebook's counts, sums and restarts too.
+TEST(Trainer, MicroBatchesOfAVectorQuantisedModelAddUp) { expect_accumulation_changes_nothing(tiny_vq(5), 2, "vq"); }
+
 // Captions differ in length, so that a mean over micro-batches would not be the mean over the batch.
 TEST(Trainer, MicroBatchesOfThePriorAddUp) { expect_accumulation_changes_nothing(tiny_prior(5), 2, "prior"); }
 
@@ -100,6 +104,8 @@ TEST(Trainer, TooManyInARowEndTheRunWithTheLastGoodStateSaved) {
     const std::string message = message_of<Error>([&] { train_task(watched, config, scratch / "run"); });
     EXPECT_THAT(message, HasSubstr("3 updates in a row"));
     EXPECT_THAT(message, HasSubstr("learning_rate"));
+    EXPECT_THAT(message, HasSubstr("loss = nan"));
+    EXPECT_THAT(message, HasSubstr("batch: "));
   }
   const auto saved = latest(scratch / "run");
   EXPECT_EQ(saved.step, 7) << "the third bad update is not done";
@@ -110,6 +116,72 @@ TEST(Trainer, TooManyInARowEndTheRunWithTheLastGoodStateSaved) {
   config.trainer.num_steps = 9;
   EXPECT_TRUE(train(config, scratch / "run", /*resume=*/true));
   EXPECT_EQ(train_values(scratch / "run", "skipped_updates").back(), 3) << "the one that ended it counts too";
+}
+
+/// The health lines of a run in which one parameter's gradient and one part of the loss are spoilt at `steps`.
+std::vector<nlohmann::ordered_json> spoilt_run(const DvaeTraining& config, const fs::path& root,
+                                               const std::vector<int64_t>& steps, std::vector<std::string>* keys) {
+  DvaeTask task(config, at::kCPU);
+  WatchedTask watched(task);
+  watched.after_step = [&](int64_t step, StepOutput& output) {
+    if (std::find(steps.begin(), steps.end(), step) == steps.end()) return;
+    for (const auto& [name, parameter] : task.module().named_parameters()) {
+      if (name != "decoder.blocks.output.conv.b") continue;
+      output.loss = output.loss + (parameter->tensor * std::numeric_limits<float>::infinity()).sum() * 0;
+    }
+    output.metrics[1].second = output.metrics[1].second * std::numeric_limits<double>::infinity();  // "kl"
+  };
+  EXPECT_TRUE(train_task(watched, config, root));
+  if (keys != nullptr)
+    *keys = task.make_loader(config.trainer.micro_size(), 2 * config.trainer.batch_size)->next().keys;
+  return metrics_of(root, "health");
+}
+
+TEST(Trainer, SaysWhichNumbersWereNotFinite) {
+  const testing::TempDirectory scratch("nonfinite-names");
+  std::vector<std::string> keys;
+  const auto events = spoilt_run(tiny_dvae(4), scratch / "run", {2}, &keys);
+  ASSERT_EQ(events.size(), 1U);
+  EXPECT_EQ(events[0]["step"], 2);
+  EXPECT_EQ(events[0]["alarm"], "nonfinite");
+  EXPECT_EQ(events[0]["skipped_updates"], 1);
+  const std::string message = events[0]["message"];
+  EXPECT_THAT(message, HasSubstr("loss = nan, kl = inf;"));
+  EXPECT_THAT(message, HasSubstr("gradients of 1 of "));
+  EXPECT_THAT(message, HasSubstr("(decoder.blocks.output.conv.b)"));
+  ASSERT_EQ(keys.size(), 4U);
+  for (const auto& key : keys) EXPECT_THAT(message, HasSubstr(key));
+  EXPECT_THAT(message, HasSubstr("hint: lower learning_rate"));
+}
+
+TEST(Trainer, DoesNotRepeatAWarningEveryStep) {
+  const testing::TempDirectory scratch("nonfinite-repeat");
+  auto config = tiny_dvae(9);
+  const std::vector<int64_t> bad{1, 2, 4, 6, 8};
+  EXPECT_EQ(spoilt_run(config, scratch / "once", bad, nullptr).size(), 1U);
+  EXPECT_EQ(train_values(scratch / "once", "skipped_updates").back(), 5) << "but each is counted";
+  config.trainer.health.repeat_steps = 5;
+  const auto events = spoilt_run(config, scratch / "again", bad, nullptr);
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[1]["step"], 6);
+  EXPECT_THAT(events[1]["message"].get<std::string>(), HasSubstr("1 in a row, 4 in all"));
+}
+
+TEST(Trainer, NamesThePicturesOfTheBadMicroBatchOnly) {
+  const testing::TempDirectory scratch("nonfinite-micro");
+  auto config = tiny_dvae(2);
+  config.trainer.micro_batch_size = 2;
+  DvaeTask task(config, at::kCPU);
+  WatchedTask watched(task);
+  int calls = 0;
+  watched.after_step = [&](int64_t, StepOutput& output) {
+    if (++calls == 2) output.loss = output.loss * std::numeric_limits<double>::quiet_NaN();
+  };
+  ASSERT_TRUE(train_task(watched, config, scratch / "run"));
+  const auto events = metrics_of(scratch / "run", "health");
+  ASSERT_EQ(events.size(), 1U);
+  const auto first = task.make_loader(4, 0)->next().keys;
+  EXPECT_THAT(events[0]["message"].get<std::string>(), HasSubstr("batch: " + first[2] + ", " + first[3] + "\n"));
 }
 
 // ----------------------------------------------------------------------------------------------------------- averages

@@ -17,6 +17,9 @@ Tensor global_norm(const std::vector<layers::NamedParameter>& parameters);
 /// before clipping.
 Tensor clip_by_global_norm(const std::vector<layers::NamedParameter>& parameters, double max_norm);
 
+/// The same for a norm that is known already.
+void clip_by_global_norm(const std::vector<layers::NamedParameter>& parameters, double max_norm, const Tensor& norm);
+
 /// Bool scalar: no gradient holds an infinity or a NaN.
 Tensor all_finite(const std::vector<layers::NamedParameter>& parameters);
 

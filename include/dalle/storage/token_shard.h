@@ -89,6 +89,8 @@ class TokenShardWriter {
   std::string captions_;
 };
 
+class InputFile;
+
 /// Random access to a shard by many threads at once. The file is opened for each read and nothing but the header is
 /// kept, so a set may have any number of shards. The file is taken for hostile: every number read from it is checked
 /// before it is used, and damage is a CheckpointError (never a DataError, which loaders take for one bad sample).
@@ -113,6 +115,10 @@ class TokenShardReader {
 
  private:
   void check_sample(int64_t sample) const;
+  void read_codes(const InputFile& file, int64_t sample, int64_t crop, std::span<int64_t> codes) const;
+  int64_t index(const InputFile& file, int64_t sample) const;
+  std::string key(const InputFile& file, int64_t sample) const;
+  std::vector<std::string> captions(const InputFile& file, int64_t sample) const;
 
   std::filesystem::path path_;
   TokenShardHeader header_;

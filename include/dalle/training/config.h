@@ -15,6 +15,7 @@
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/schedule.h"
 #include "dalle/text/tokenizer_trainer.h"
+#include "dalle/training/health.h"
 
 namespace dalle::training {
 
@@ -38,6 +39,7 @@ struct TrainerConfig {
   int64_t profile_num_steps = 5;
   std::filesystem::path init_from;
   std::vector<std::string> freeze;
+  HealthConfig health;
 
   int64_t micro_size() const { return micro_batch_size > 0 ? micro_batch_size : batch_size; }
 
@@ -53,7 +55,7 @@ struct TrainerConfig {
     field("ema_interval_steps", self.ema_interval_steps, "the average is updated every so many steps",
           {.min = 1, .unit = "steps"});
     field("max_nonfinite_steps", self.max_nonfinite_steps,
-          "updates with a non-finite gradient are skipped; so many in a row end the run",
+          "updates with a loss or gradient that is not finite are skipped; so many in a row end the run",
           {.min = 1, .unit = "steps", .changeable = true});
     field("log_interval_steps", self.log_interval_steps, "a line in metrics.jsonl every so many steps",
           {.min = 1, .unit = "steps", .changeable = true});
@@ -76,6 +78,7 @@ struct TrainerConfig {
           {.min = 1, .unit = "steps", .changeable = true});
     field("init_from", self.init_from, "start from this checkpoint's weights (a new run, its own step 0)");
     field("freeze", self.freeze, "parameters whose names start so keep their values, for example [encoder.]");
+    field("health", self.health, "warnings about numbers that stay out of their range");
   }
   void validate(const std::string& place) const;
 };
@@ -105,6 +108,7 @@ struct RelaxationConfig {
   int64_t kl_weight_steps = 5000;
   KlNormalization kl_normalization = KlNormalization::kPaper;
   std::optional<double> min_log_scale;
+  bool straight_through = false;
 
   static void visit_fields(auto& self, auto&& field) {
     field("temperature_start", self.temperature_start, "temperature of the Gumbel-softmax at step 0", {.min = 1e-6});
@@ -119,6 +123,44 @@ struct RelaxationConfig {
           "paper: the weight multiplies the KL summed over positions, divided by the sub-pixels (6.6/192 at stride 8); "
           "per_position: it multiplies the mean KL of a position");
     field("min_log_scale", self.min_log_scale, "lower clamp of the decoder's ln b; null = none, as in the paper");
+    field("straight_through", self.straight_through,
+          "the decoder is given the hard code in training, with the relaxed one's gradient (paper: no, soft in both)");
+  }
+};
+
+/// The codebook of model.quantizer vq.
+struct VectorQuantizerConfig {
+  double codebook_decay = 0.99;
+  double commitment_weight = 0.25;
+  double restart_share = 0.03;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("codebook_decay", self.codebook_decay, "decay of the moving averages that the codebook is made of",
+          {.min = 0, .max = 1});
+    field("commitment_weight", self.commitment_weight,
+          "weight of the mean squared distance between the encoder's numbers and their codes'", {.min = 0});
+    field("restart_share", self.restart_share,
+          "a code used less than this share of an even part is moved onto a vector of the batch; 0 = never",
+          {.min = 0, .max = 1});
+  }
+};
+
+/// Ranges of the dVAE's numbers outside of which trainer.health warns. A code's KL is at most ln vocab_size.
+struct DvaeHealthConfig {
+  double min_kl_share = 0.01;
+  double max_kl_share = 0.85;
+  double min_perplexity_share = 0.03;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("min_kl_share", self.min_kl_share, "KL of a position below this share of ln vocab_size is a warning",
+          {.min = 0, .max = 1, .changeable = true});
+    field("max_kl_share", self.max_kl_share, "KL of a position above this share of ln vocab_size is a warning",
+          {.min = 0, .max = 1, .changeable = true});
+    field(
+        "min_perplexity_share", self.min_perplexity_share,
+        "perplexity of the codes below this share of vocab_size (of the batch's positions, where they are fewer) is a "
+        "warning",
+        {.min = 0, .max = 1, .changeable = true});
   }
 };
 
@@ -130,6 +172,8 @@ struct DvaeTraining {
   ValidationConfig validation;
   models::DvaeConfig model;
   RelaxationConfig relaxation;
+  VectorQuantizerConfig vector_quantizer;
+  DvaeHealthConfig health;
   optim::AdamWConfig optimizer;
   optim::ScheduleConfig learning_rate;
 
@@ -142,9 +186,12 @@ struct DvaeTraining {
     field("validation", self.validation, "held-out pictures");
     field("model", self.model, "the dVAE");
     field("relaxation", self.relaxation, "temperature and KL weight");
+    field("vector_quantizer", self.vector_quantizer, "the codebook of model.quantizer vq");
+    field("health", self.health, "ranges of the dVAE's numbers outside of which there are warnings");
     field("optimizer", self.optimizer, "AdamW");
     field("learning_rate", self.learning_rate, "learning rate schedule");
   }
+  void validate(const std::string& place) const;
 };
 
 struct ClipTraining {

@@ -1,7 +1,12 @@
-// Stage 1: the evidence lower bound of the dVAE (paper 2.1, A.2, A.3), relaxed for training, true for validation.
+// Stage 1: the evidence lower bound of the dVAE (paper 2.1, A.2, A.3), relaxed for training, true for validation; or, with
+// quantizer vq, VQ-VAE's loss around the same encoder, decoder and likelihood.
 #pragma once
 
+#include <optional>
+
+#include "dalle/evaluation/code_usage.h"
 #include "dalle/models/dvae.h"
+#include "dalle/training/codebook_trainer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/task.h"
 
@@ -22,25 +27,34 @@ class DvaeTask : public TrainingTask {
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
+  void after_update(distributed::Communicator& communicator) override;
+  Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
   Metrics evaluate(int64_t step) override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
+  std::vector<HealthRule> health_rules() const override;
   std::pair<std::string, int64_t> throughput_unit() const override { return {"images", 1}; }
 
  private:
   double temperature(int64_t step) const;
   double kl_weight(int64_t step) const;
-  /// Gumbel noise [B, V, G, G] of the samples at these positions.
-  Tensor gumbel(const std::vector<int64_t>& positions, Purpose purpose) const;
-  /// -ln f per sample, summed over sub-pixels: f32 [B].
-  Tensor negative_log_likelihood(const Tensor& pixels, const Tensor& stats) const;
+  /// The bound with relaxed codes, in nats per sub-pixel.
+  StepOutput relaxed_step(const PreparedBatch& batch, const StepContext& context);
+  /// -ln p with the nearest codes, and the commitment of the encoder to them.
+  StepOutput quantized_step(const PreparedBatch& batch, const StepContext& context);
+  /// This micro-batch's share of the mean of -ln p over the global batch's sub-pixels.
+  Tensor nll_share(const PreparedBatch& batch, const Tensor& stats_B6HW, const StepContext& context) const;
+  void count_codes(const Tensor& codes_BHW, int64_t step);
 
   DvaeTraining config_;
   at::Device device_;
   data::Dataset dataset_;
   std::unique_ptr<data::Dataset> validation_;
   models::Dvae model_;
+  std::optional<CodebookTrainer> codebook_;  // vq, unless frozen
+  evaluation::CodeUsage batch_usage_;        // of the step in counted_step_
+  int64_t counted_step_ = -1;
 };
 
 }  // namespace dalle::training

@@ -23,6 +23,9 @@ class MetricsWriter {
   /// taken by the line's own keys, FileError where the line cannot be written.
   void log(int64_t step, const std::string& phase, const NamedValues& values);
 
+  /// One line {"step": .., "phase": "health", "time": .., "alarm": ALARM, "message": MESSAGE, NAME: value, ...}.
+  void event(int64_t step, const std::string& alarm, const std::string& message, const NamedValues& values);
+
  private:
   std::filesystem::path jsonl_;
   TensorBoardWriter* tensorboard_;

@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "dalle/data/loader.h"
+#include "dalle/distributed/communicator.h"
 #include "dalle/generation/contact_sheet.h"
 #include "dalle/layers/block_runner.h"
 #include "dalle/layers/module.h"
+#include "dalle/training/health.h"
 #include "dalle/training/metrics.h"
 
 namespace dalle::training {
@@ -23,6 +25,7 @@ struct StepContext {
   uint64_t seed = 0;
   std::vector<double> totals;  // counts() summed over the whole global batch
   layers::BlockRunner* runner = nullptr;
+  bool is_logged = false;  // a line of the log follows: what is only for the log may be computed
 };
 
 /// One micro-batch's share of the global batch's loss: shares add up to the loss. Metrics are shares as well.
@@ -57,6 +60,11 @@ class TrainingTask {
   /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward.
   virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
   virtual StepOutput training_step(const PreparedBatch& batch, const StepContext& context) = 0;
+  /// After an update of the weights was done and before it is averaged: moves what no gradient moves (a codebook). Not
+  /// called for an update that was skipped.
+  virtual void after_update(distributed::Communicator& /*communicator*/) {}
+  /// Values of the last step's whole batch that are not sums over its parts; asked for after steps with is_logged.
+  virtual Metrics batch_values() { return {}; }
   /// Values that the schedules of this stage have at `step`, for the log (temperature, kl weight).
   virtual Metrics schedule_values(int64_t step) const = 0;
 
@@ -73,6 +81,8 @@ class TrainingTask {
   virtual std::map<std::string, std::string> identities() const { return {}; }
   /// Bytes of the tokenizer that belongs to the model, or "".
   virtual std::string tokenizer_bytes() const { return ""; }
+  /// Numbers of this stage that should stay within a range, and what to do where they do not.
+  virtual std::vector<HealthRule> health_rules() const { return {}; }
   /// A line for the log at the end of the run (truncated captions and the like), or "".
   virtual std::string closing_note() const { return ""; }
 };

@@ -15,6 +15,7 @@
 #include "dalle/optim/ema.h"
 #include "dalle/optim/schedule.h"
 #include "dalle/training/config.h"
+#include "dalle/training/health.h"
 #include "dalle/training/metrics.h"
 #include "dalle/training/run_directory.h"
 #include "dalle/training/task.h"
@@ -50,14 +51,21 @@ class Trainer {
   void initialize_from(const std::filesystem::path& given);
   std::vector<PreparedBatch> next_batches();
   void train_step();
+  void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
   void reduce_gradients();
-  void check_finite(const Tensor& norm);
+  bool check_finite(const std::vector<PreparedBatch>& batches, const Tensor& norm);
+  /// The place of the first bad numbers of this step: loss parts, parameters and batch keys.
+  std::string nonfinite_report(const std::vector<PreparedBatch>& batches) const;
+  void raise(const HealthEvent& event);
+  void write_line(const std::string& phase, const NamedValues& values);
   void after_step();
   void log_step(double learning_rate, const Tensor& norm);
   void validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
+  /// Whether the step that ends with `step` updates done is logged.
+  bool is_logged(int64_t step) const;
 
   TrainerSetup setup_;
   TrainingTask& task_;
@@ -73,6 +81,8 @@ class Trainer {
   Throughput throughput_;
   std::vector<PreparedBatch> kept_batches_;  // overfit_one_batch
   std::vector<std::pair<std::string, Tensor>> step_metrics_;
+  std::vector<Tensor> micro_losses_;  // of this step, to tell which micro-batch was bad
+  HealthMonitor health_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
   int64_t nonfinite_in_row_ = 0;

@@ -1,0 +1,131 @@
+#include "dalle/training/dvae_evaluation.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "dalle/evaluation/code_usage.h"
+#include "dalle/generation/picture_quality.h"
+#include "dalle/layers/relaxation.h"
+#include "dalle/training/dvae_relaxation.h"
+#include "dalle/training/task_support.h"
+
+namespace dalle::training {
+namespace {
+
+/// What the decoder says to each kind of code: statistics [B, 6, S, S].
+struct Decoded {
+  Tensor relaxed, hard, argmax;
+  Tensor codes_BHW;  // argmax
+  double kl = 0;     // mean over positions, summed over pictures
+};
+
+Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels,
+                    const std::vector<int64_t>& positions, double temperature) {
+  const Tensor logits = model.encode_logits(pixels);
+  Decoded out;
+  out.codes_BHW = model.codes_of(logits);
+  out.argmax = model.decode_stats(model.decoder_input(out.codes_BHW));
+  if (model.quantizer != nullptr) {
+    out.relaxed = out.hard = out.argmax;
+    out.kl = static_cast<double>(pixels.size(0)) * std::log(static_cast<double>(config.model.vocab_size));
+    return out;
+  }
+  const RelaxedCodes relaxed = relax_codes(logits, positions,
+                                           {.seed = static_cast<uint64_t>(config.trainer.seed),
+                                            .purpose = Purpose::kEvaluation,
+                                            .temperature = temperature});
+  out.relaxed = model.decode_stats(relaxed.codes_BVHW);
+  out.hard = model.decode_stats(model.decoder_input(layers::argmax_codes(relaxed.codes_BVHW)));
+  out.kl = relaxed.kl_BHW.mean({1, 2}).sum().item<double>();
+  return out;
+}
+
+struct Sums {
+  double images = 0, relaxed = 0, hard = 0, argmax = 0, kl = 0, psnr = 0, ssim = 0;
+};
+
+void add_to_sums(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels, const Decoded& decoded,
+               Sums& sums) {
+  const auto nll = [&](const Tensor& stats) {
+    return layers::pixel_nll(config.model.likelihood, pixels, stats, config.relaxation.min_log_scale)
+        .sum(at::kDouble)
+        .item<double>();
+  };
+  const Tensor picture = model.picture_of(decoded.argmax);
+  sums.images += static_cast<double>(pixels.size(0));
+  sums.relaxed += nll(decoded.relaxed);
+  sums.hard += nll(decoded.hard);
+  sums.argmax += nll(decoded.argmax);
+  sums.kl += decoded.kl;
+  sums.psnr += generation::psnr(pixels, picture).sum().item<double>();
+  sums.ssim += generation::ssim(pixels, picture).sum().item<double>();
+}
+
+Metrics summary_of(const Sums& sums, const evaluation::CodeUsage& usage, const models::DvaeConfig& model) {
+  const double positions = static_cast<double>(model.grid_size() * model.grid_size());
+  const double sub_pixels = static_cast<double>(3 * model.image_size * model.image_size);
+  const double vocab = static_cast<double>(model.vocab_size);
+  const double relaxed = sums.relaxed / (sums.images * sub_pixels), hard = sums.hard / (sums.images * sub_pixels);
+  const double argmax = sums.argmax / (sums.images * sub_pixels), kl = sums.kl / sums.images;
+  const double share = positions / sub_pixels;
+  return {{"nll_relaxed", relaxed},
+          {"nll_hard", hard},
+          {"nll_argmax", argmax},
+          {"elb_relaxed", relaxed + share * kl},
+          {"elb_hard", hard + share * kl},
+          {"elb_argmax", argmax + share * std::log(vocab)},
+          {"elb_gap", hard - relaxed},
+          {"kl", kl},
+          {"psnr", sums.psnr / sums.images},
+          {"ssim", sums.ssim / sums.images},
+          {"codes_used", usage.share_used()},
+          {"dead_codes", vocab - static_cast<double>(usage.num_used())},
+          {"perplexity", usage.perplexity()}};
+}
+
+}  // namespace
+
+Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
+                      double temperature) {
+  const c10::NoGradGuard no_grad;
+  const int64_t count = validation_size(validation, config.validation);
+  evaluation::CodeUsage usage(config.model.vocab_size);
+  Sums sums;
+  for (int64_t first = 0; first < count; first += config.validation.batch_size) {
+    const int64_t size = std::min(config.validation.batch_size, count - first);
+    const auto batch = data::load_range(validation, config.data, config.model.image_size, first, size);
+    const Tensor pixels = to_unit_range(batch.images, model.device());
+    const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);
+    add_to_sums(model, config, pixels, decoded, sums);
+    usage.add(decoded.codes_BHW);
+  }
+  Metrics metrics = summary_of(sums, usage, config.model);
+  if (model.quantizer == nullptr) metrics.emplace_back("temperature", temperature);
+  return metrics;
+}
+
+Sheet reconstruction_sheet(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& shown,
+                           double temperature, const std::string& title) {
+  const c10::NoGradGuard no_grad;
+  const int64_t count = std::min<int64_t>(8, shown.size());
+  const auto batch = data::load_range(shown, config.data, config.model.image_size, 0, count);
+  const Tensor pixels = to_unit_range(batch.images, model.device());
+  const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);
+  const auto row = [&](const std::string& label, const Tensor& stats) {
+    return generation::SheetRow{label, generation::make_cells(model.picture_of(stats))};
+  };
+  std::vector<generation::SheetRow> rows{{"original", generation::make_cells(pixels)}};
+  if (model.quantizer == nullptr) {
+    rows.push_back(row("relaxed, temperature " + short_number(temperature), decoded.relaxed));
+    rows.push_back(row("hard sample of q", decoded.hard));
+    rows.push_back(row("argmax codes", decoded.argmax));
+  } else {
+    rows.push_back(row("nearest codes", decoded.argmax));
+  }
+  return {"reconstructions", generation::labelled_rows(rows, {.title = title})};
+}
+
+}  // namespace dalle::training
