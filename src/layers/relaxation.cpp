@@ -55,6 +55,19 @@ struct RelaxFunction : torch::autograd::Function<RelaxFunction> {
   }
 };
 
+// For f64, where exactness is the point.
+Relaxation relax_by_formula(const Tensor& logits_BVHW, std::span<const RandomKey> keys, double temperature,
+                            bool straight_through) {
+  const auto sizes = logits_BVHW.sizes();
+  const Tensor noise = gumbel_rows(keys, sizes[1] * sizes[2] * sizes[3], logits_BVHW.device()).to(at::kDouble);
+  Tensor codes = gumbel_softmax(logits_BVHW, from_channel_rows(noise.view({-1, sizes[1]}), sizes), temperature);
+  if (straight_through) {
+    const Tensor hard = one_hot_codes(argmax_codes(codes.detach()), sizes[1]).to(at::kDouble);
+    codes = hard + (codes - codes.detach());  // exactly one-hot in value
+  }
+  return {codes, kl_to_uniform(logits_BVHW)};
+}
+
 }  // namespace
 
 Relaxation relax(const Tensor& logits_BVHW, std::span<const RandomKey> keys, double temperature,
@@ -63,6 +76,8 @@ Relaxation relax(const Tensor& logits_BVHW, std::span<const RandomKey> keys, dou
                     "[relax] expected logits [B, V, H, W] and a key for each of the B pictures, got ",
                     logits_BVHW.sizes(), " and ", keys.size(), " keys");
   TORCH_CHECK_VALUE(temperature > 0, "[relax] temperature must be above 0, got ", temperature);
+  if (logits_BVHW.scalar_type() == at::kDouble)
+    return relax_by_formula(logits_BVHW, keys, temperature, straight_through);
   auto out =
       RelaxFunction::apply(logits_BVHW, random_keys_tensor(keys, logits_BVHW.device()), temperature, straight_through);
   return {out[0], out[1]};

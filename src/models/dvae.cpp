@@ -48,7 +48,8 @@ Dvae::Dvae(const DvaeConfig& config, const DvaeCompute& compute)
 }
 
 Tensor Dvae::encode_logits(const Tensor& pixels_B3HW, layers::BlockRunner& runner) const {
-  return encoder.forward(layers::map_pixels(pixels_B3HW), runner);
+  const Tensor out = encoder.forward(layers::map_pixels(pixels_B3HW), runner);
+  return quantizer == nullptr ? out : out.to(at::kFloat);
 }
 
 Tensor Dvae::codes_of(const Tensor& logits) const {

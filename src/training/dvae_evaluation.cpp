@@ -24,7 +24,8 @@ struct Decoded {
 
 Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels,
                     const std::vector<int64_t>& positions, double temperature) {
-  const Tensor logits = model.encode_logits(pixels);
+  // In f32, whatever the training's type: in bf16 many relaxed codes are equal, and their argmax would be no fair draw.
+  const Tensor logits = model.encode_logits(pixels).to(at::kFloat);
   Decoded out;
   out.codes_BHW = model.codes_of(logits);
   out.argmax = model.decode_stats(model.decoder_input(out.codes_BHW));
@@ -48,7 +49,7 @@ struct Sums {
 };
 
 void add_to_sums(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels, const Decoded& decoded,
-               Sums& sums) {
+                 Sums& sums) {
   const auto nll = [&](const Tensor& stats) {
     return layers::pixel_nll(config.model.likelihood, pixels, stats, config.relaxation.min_log_scale)
         .sum(at::kDouble)

@@ -125,7 +125,7 @@ void Trainer::train_step() {
   StepContext context{.step = step_,
                       .seed = static_cast<uint64_t>(trainer.seed),
                       .totals = {},
-                      .runner = &layers::plain_runner(),
+                      .runner = trainer.activation_checkpointing ? &checkpoint_runner_ : &layers::plain_runner(),
                       .is_logged = is_logged(step_ + 1)};
   for (const auto& batch : batches) {
     const auto counts = task_.counts(batch);

@@ -183,6 +183,15 @@ TEST(Relax, StraightThroughIsHardForwardAndSoftBackward) {
   EXPECT_FALSE(at::equal(hard.codes, soft.codes));
 }
 
+TEST(Relax, InF64ItIsTheFormulaItself) {
+  const Draws noise = draws(2, 20, 2, 3);
+  const Tensor logits = testing::random_tensor(6, {2, 20, 2, 3}).to(at::kDouble);
+  const Relaxation out = relax(logits, noise.keys, 0.5), hard = relax(logits, noise.keys, 0.5, true);
+  EXPECT_TRUE(close_to(out.codes_BVHW, gumbel_softmax(logits, noise.gumbel_BVHW.to(at::kDouble), 0.5), 1e-14));
+  EXPECT_TRUE(close_to(out.kl_BHW, kl_to_uniform(logits), 1e-14));
+  EXPECT_TRUE(at::equal(hard.codes_BVHW.to(at::kFloat), one_hot_codes(argmax_codes(out.codes_BVHW), 20)));
+}
+
 TEST(Relax, NanLogitsGiveNan) {
   const Draws noise = draws(1, 30, 1, 2);
   Tensor logits = testing::random_tensor(9, {1, 30, 1, 2});
@@ -197,7 +206,7 @@ TEST(Relax, RefusesAWrongNumberOfKeysAndOtherTypes) {
   const Draws noise = draws(2, 8, 2, 2);
   EXPECT_THROW(relax(at::zeros({3, 8, 2, 2}), noise.keys, 1), c10::ValueError);
   EXPECT_THROW(relax(at::zeros({2, 8, 2, 2}), noise.keys, 0), c10::ValueError);
-  EXPECT_THROW(relax(at::zeros({2, 8, 2, 2}, at::kDouble), noise.keys, 1), c10::ValueError);
+  EXPECT_THROW(relax(at::zeros({2, 8, 2, 2}, at::kLong), noise.keys, 1), c10::ValueError);
 }
 
 TEST(Relaxation, CodesAndOneHotAreInverse) {

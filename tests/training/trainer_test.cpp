@@ -70,6 +70,22 @@ TEST(Trainer, MicroBatchesOfOneAddUpToo) { expect_accumulation_changes_nothing(t
 
 // --------------------------------------------------------------------------------------------------------- bad numbers
 
+template <class Config>
+void expect_checkpointing_changes_nothing(Config config, const std::string& name) {
+  const testing::TempDirectory scratch("checkpointing-" + name);
+  ASSERT_TRUE(train(config, scratch / "kept"));
+  config.trainer.activation_checkpointing = true;
+  ASSERT_TRUE(train(config, scratch / "recomputed"));
+  SCOPED_TRACE(name);
+  expect_same_tensors(latest(scratch / "recomputed").model, latest(scratch / "kept").model);
+}
+
+TEST(Trainer, ActivationCheckpointingChangesNoBit) {
+  expect_checkpointing_changes_nothing(tiny_dvae(3), "dvae");
+  expect_checkpointing_changes_nothing(tiny_clip(3), "clip");
+  expect_checkpointing_changes_nothing(tiny_prior(3), "prior");
+}
+
 TEST(Trainer, AnUpdateWithoutFiniteGradientIsSkippedAndCounted) {
   const testing::TempDirectory scratch("nonfinite");
   for (const double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {

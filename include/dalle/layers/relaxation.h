@@ -11,12 +11,12 @@ namespace dalle::layers {
 
 struct Relaxation {
   Tensor codes_BVHW;  // in the logits' type, codes innermost in memory (channels last)
-  Tensor kl_BHW;      // nats per position, f32
+  Tensor kl_BHW;      // nats per position, f32 (f64 for f64 logits)
 };
 
 /// The whole relaxation in one pass over the logits, and its gradient in another: log-softmax, Gumbel noise, softmax at
-/// `temperature`, and the KL to uniform of softmax(logits). Computed in f32 whatever the logits' type (f32 or bf16);
-/// between the passes only the logits and the codes are kept. The noise of picture b is stream keys[b], element
+/// `temperature`, and the KL to uniform of softmax(logits). Computed in f32 for f32 and bf16 logits (CUDA: f16 too), and
+/// op by op for f64; between the passes only the logits and the codes are kept. The noise of picture b is stream keys[b], element
 /// (h W + w) V + v for code v, whichever batch the picture is in. With `straight_through` the forward result is the
 /// one-hot code of the noisy argmax and the gradient that of the soft one (a baseline: the paper's is soft in both).
 /// CPU and CUDA. Throws c10::ValueError for other shapes and types.

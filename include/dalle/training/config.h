@@ -34,6 +34,7 @@ struct TrainerConfig {
   int64_t preview_interval_steps = 0;
   int64_t checkpoint_interval_steps = 1000;
   int64_t keep_checkpoints = 2;
+  bool activation_checkpointing = false;
   bool overfit_one_batch = false;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
@@ -69,6 +70,11 @@ struct TrainerConfig {
           {.min = 0, .unit = "steps", .changeable = true});
     field("keep_checkpoints", self.keep_checkpoints, "newest checkpoints that are kept; 0 = all",
           {.min = 0, .changeable = true});
+    field("activation_checkpointing", self.activation_checkpointing,
+          "keep only the inputs of residual blocks and compute the blocks again for their gradients: less memory, "
+          "about a "
+          "third more time, the same numbers",
+          {.changeable = true});
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
     field("profile_from_step", self.profile_from_step,

@@ -11,6 +11,7 @@
 
 #include "dalle/cli/status_line.h"
 #include "dalle/distributed/communicator.h"
+#include "dalle/layers/checkpoint_runner.h"
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/ema.h"
 #include "dalle/optim/schedule.h"
@@ -78,6 +79,7 @@ class Trainer {
   std::unique_ptr<TensorBoardWriter> tensorboard_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<cli::StatusLine> status_;
+  layers::CheckpointRunner checkpoint_runner_;
   Throughput throughput_;
   std::vector<PreparedBatch> kept_batches_;  // overfit_one_batch
   std::vector<std::pair<std::string, Tensor>> step_metrics_;
