@@ -128,11 +128,10 @@ Checkpoint load_folder(const fs::path& folder, LoadParts parts) {
 Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const std::string& place) {
   const auto state = metadata.find(kStateKey);
   if (state == metadata.end()) {
-    throw CheckpointError(
-        Problem{.place = place,
-                .expected = str("'", kStateKey, "' in the metadata"),
-                .got = "none",
-                .hint = "for weights of other programs see import-weights --help"});
+    throw CheckpointError(Problem{.place = place,
+                                  .expected = str("'", kStateKey, "' in the metadata"),
+                                  .got = "none",
+                                  .hint = "for weights of other programs see import-weights --help"});
   }
   Checkpoint checkpoint = parse_state(state->second, str(place, " (", kStateKey, ")"));
   if (const auto tokenizer = metadata.find(kTokenizerKey); tokenizer != metadata.end()) {
