@@ -4,7 +4,9 @@
 
 namespace dalle::storage {
 
+namespace {
 using Kind = PickleValue::Kind;
+}  // namespace
 
 const PickleValue* PickleValue::find(std::string_view key) const {
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {

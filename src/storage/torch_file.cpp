@@ -114,7 +114,7 @@ class Walk {
   size_t entries_ = 0;
 };
 
-[[noreturn]] void refuse(const std::string& place, const std::string& got, const std::string& hint) {
+[[noreturn]] void refuse_torch_file(const std::string& place, const std::string& got, const std::string& hint) {
   throw CheckpointError(
       Problem{.place = place, .expected = "a file of torch.save (PyTorch 1.6 or later)", .got = got, .hint = hint});
 }
@@ -126,10 +126,12 @@ void check_format(const std::filesystem::path& path) {
   input.read_at(0, std::as_writable_bytes(std::span(start)));
   if (start.starts_with("PK")) return;
   const std::string again = "load it in PyTorch 1.6 or later and torch.save it again";
-  if (start.starts_with("\x80")) refuse(path.string(), "one of an older PyTorch (a bare pickle)", again);
-  if (start.size() > 262 && start.substr(257, 5) == "ustar") refuse(path.string(), "one of a very old PyTorch", again);
-  if (start.size() > 8 && start[8] == '{') refuse(path.string(), "a safetensors file", "name it FILE.safetensors");
-  refuse(path.string(), "other bytes", "");
+  if (start.starts_with("\x80")) refuse_torch_file(path.string(), "one of an older PyTorch (a bare pickle)", again);
+  if (start.size() > 262 && start.substr(257, 5) == "ustar")
+    refuse_torch_file(path.string(), "one of a very old PyTorch", again);
+  if (start.size() > 8 && start[8] == '{')
+    refuse_torch_file(path.string(), "a safetensors file", "name it FILE.safetensors");
+  refuse_torch_file(path.string(), "other bytes", "");
 }
 
 /// "archive/" of "archive/data.pkl".
@@ -143,10 +145,10 @@ std::string find_prefix(const ZipReader& archive, const std::string& place) {
     }
   }
   if (prefixes.size() != 1) {
-    refuse(place, str("a zip archive with ", prefixes.size(), " members FOLDER", kPickle), "");
+    refuse_torch_file(place, str("a zip archive with ", prefixes.size(), " members FOLDER", kPickle), "");
   }
   if (archive.find(prefixes[0] + "constants.pkl") != nullptr) {
-    refuse(place, "a TorchScript archive", "save the module's state_dict() by torch.save instead");
+    refuse_torch_file(place, "a TorchScript archive", "save the module's state_dict() by torch.save instead");
   }
   return prefixes[0];
 }

@@ -15,7 +15,7 @@ namespace {
 
 using Kind = PickleValue::Kind;
 
-constexpr size_t kMaxDims = 16;
+constexpr size_t kMaxTensorDims = 16;
 
 const PickleValue* argument(const PickleValue& call, size_t index) {
   return index < call.arguments->items.size() ? call.arguments->items[index] : nullptr;
@@ -26,9 +26,9 @@ bool is_parameter(const PickleValue& value) {
   return name == "torch._utils._rebuild_parameter" || name == "torch._utils._rebuild_parameter_with_state";
 }
 
-/// A tuple of integers >= 0, at most kMaxDims of them.
+/// A tuple of integers >= 0, at most kMaxTensorDims of them.
 bool read_sizes(const PickleValue* value, std::vector<int64_t>& sizes) {
-  if (value == nullptr || !value->is(Kind::kTuple) || value->items.size() > kMaxDims) return false;
+  if (value == nullptr || !value->is(Kind::kTuple) || value->items.size() > kMaxTensorDims) return false;
   for (const auto* item : value->items) {
     if (!item->is(Kind::kInteger) || item->integer < 0) return false;
     sizes.push_back(item->integer);
@@ -81,7 +81,7 @@ Tensor TorchTensors::make(const PickleValue& value, const std::string& name) {
   if (id == nullptr || offset == nullptr || !offset->is(Kind::kInteger) || offset->integer < 0 ||
       !read_sizes(argument(*call, 2), view.shape) || !read_sizes(argument(*call, 3), view.strides) ||
       view.shape.size() != view.strides.size()) {
-    fail(name, str("a storage, an offset, and a shape and strides of at most ", kMaxDims, " dimensions"),
+    fail(name, str("a storage, an offset, and a shape and strides of at most ", kMaxTensorDims, " dimensions"),
          "other arguments");
   }
   view.offset = offset->integer;

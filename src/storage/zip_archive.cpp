@@ -15,7 +15,7 @@ namespace {
 
 using zip::number;
 
-[[noreturn]] void fail(const std::string& place, const std::string& expected, const std::string& got) {
+[[noreturn]] void fail_zip(const std::string& place, const std::string& expected, const std::string& got) {
   throw CheckpointError(Problem{.place = place,
                                 .expected = expected,
                                 .got = got,
@@ -45,19 +45,19 @@ std::optional<Directory> find_directory64(const InputFile& input, uint64_t end, 
   if (number<uint32_t>(locator, 0) != zip::kLocatorSignature) return std::nullopt;
   const auto record_at = number<uint64_t>(locator, 8);
   if (record_at != locator_at - zip::kEnd64Size) {
-    fail(place, str("the zip64 end record at byte ", locator_at - zip::kEnd64Size), str("byte ", record_at));
+    fail_zip(place, str("the zip64 end record at byte ", locator_at - zip::kEnd64Size), str("byte ", record_at));
   }
   const std::string record = text_at(input, record_at, zip::kEnd64Size);
   if (number<uint32_t>(record, 0) != zip::kEnd64Signature || number<uint32_t>(record, 16) != 0 ||
       number<uint32_t>(record, 20) != 0) {
-    fail(place, "a zip64 end record of one archive file", "something else");
+    fail_zip(place, "a zip64 end record of one archive file", "something else");
   }
   return Directory{number<uint64_t>(record, 32), number<uint64_t>(record, 40), number<uint64_t>(record, 48), record_at};
 }
 
 Directory find_directory(const InputFile& input, const std::string& place) {
   constexpr uint64_t kMaxComment = 0xFFFF;
-  if (input.size() < zip::kEndSize) fail(place, "a zip archive", str("a file of ", input.size(), " bytes"));
+  if (input.size() < zip::kEndSize) fail_zip(place, "a zip archive", str("a file of ", input.size(), " bytes"));
   const uint64_t tail_size = std::min<uint64_t>(input.size(), zip::kEndSize + kMaxComment);
   const uint64_t tail_at = input.size() - tail_size;
   const std::string tail = text_at(input, tail_at, tail_size);
@@ -65,12 +65,12 @@ Directory find_directory(const InputFile& input, const std::string& place) {
     const auto record = std::string_view(tail).substr(at);
     if (number<uint32_t>(record, 0) != zip::kEndSignature) continue;
     if (number<uint16_t>(record, 20) != record.size() - zip::kEndSize) continue;  // its comment ends with the file
-    if (number<uint32_t>(record, 4) != 0) fail(place, "an archive of one file", "a part of several");
+    if (number<uint32_t>(record, 4) != 0) fail_zip(place, "an archive of one file", "a part of several");
     const uint64_t end = tail_at + at;
     if (const auto directory = find_directory64(input, end, place)) return *directory;
     return {number<uint16_t>(record, 10), number<uint32_t>(record, 12), number<uint32_t>(record, 16), end};
   }
-  fail(place, "a zip archive, with its directory at the end", "no directory (the file may be cut short)");
+  fail_zip(place, "a zip archive, with its directory at the end", "no directory (the file may be cut short)");
 }
 
 /// Replaces those of an entry's three numbers that its zip64 extra field holds.
@@ -83,7 +83,7 @@ void apply_zip64(std::string_view extra, ZipMember& member, const std::string& p
     if (id != zip::kZip64Extra) continue;
     for (uint64_t* value : {&member.size, &member.stored_size, &member.header_offset}) {
       if (*value != zip::kIn64) continue;
-      if (field.size() < 8) fail(place, "the numbers that its zip64 field stands for", "a shorter field");
+      if (field.size() < 8) fail_zip(place, "the numbers that its zip64 field stands for", "a shorter field");
       *value = number<uint64_t>(field, 0);
       field.remove_prefix(8);
     }
@@ -94,11 +94,11 @@ void apply_zip64(std::string_view extra, ZipMember& member, const std::string& p
 /// Takes one entry off the directory's text.
 ZipMember take_entry(std::string_view& directory, const std::string& place) {
   if (directory.size() < zip::kEntrySize || number<uint32_t>(directory, 0) != zip::kEntrySignature) {
-    fail(place, "another entry in the directory", "its end or other bytes");
+    fail_zip(place, "another entry in the directory", "its end or other bytes");
   }
   const size_t name_size = number<uint16_t>(directory, 28), extra_size = number<uint16_t>(directory, 30);
   const size_t whole = zip::kEntrySize + name_size + extra_size + number<uint16_t>(directory, 32);
-  if (whole > directory.size()) fail(place, "a whole entry in the directory", "its end");
+  if (whole > directory.size()) fail_zip(place, "a whole entry in the directory", "its end");
   ZipMember member{.name = std::string(directory.substr(zip::kEntrySize, name_size)),
                    .header_offset = number<uint32_t>(directory, 42),
                    .stored_size = number<uint32_t>(directory, 20),
@@ -108,9 +108,10 @@ ZipMember take_entry(std::string_view& directory, const std::string& place) {
   const std::string member_place = member_of(place, member);
   apply_zip64(directory.substr(zip::kEntrySize + name_size, extra_size), member, member_place);
   constexpr uint16_t kEncrypted = 1;
-  if ((number<uint16_t>(directory, 8) & kEncrypted) != 0) fail(member_place, "no encryption", "an encrypted member");
+  if ((number<uint16_t>(directory, 8) & kEncrypted) != 0)
+    fail_zip(member_place, "no encryption", "an encrypted member");
   if (member.method == 0 && member.stored_size != member.size) {
-    fail(member_place, str(member.size, " stored bytes"), str(member.stored_size));
+    fail_zip(member_place, str(member.size, " stored bytes"), str(member.stored_size));
   }
   directory.remove_prefix(whole);
   return member;
@@ -120,17 +121,17 @@ ZipMember take_entry(std::string_view& directory, const std::string& place) {
 void locate_data(const InputFile& input, ZipMember& member, uint64_t end, const std::string& place) {
   const std::string member_place = member_of(place, member);
   if (member.header_offset > end || end - member.header_offset < zip::kLocalSize) {
-    fail(member_place, str("a header before byte ", end), str("byte ", member.header_offset));
+    fail_zip(member_place, str("a header before byte ", end), str("byte ", member.header_offset));
   }
   const std::string header = text_at(input, member.header_offset, zip::kLocalSize);
   const uint64_t name_size = number<uint16_t>(header, 26), extra_size = number<uint16_t>(header, 28);
   const uint64_t room = end - member.header_offset - zip::kLocalSize;
   if (number<uint32_t>(header, 0) != zip::kLocalSignature || name_size != member.name.size() || name_size > room ||
       text_at(input, member.header_offset + zip::kLocalSize, name_size) != member.name) {
-    fail(member_place, str("its header at byte ", member.header_offset), "something else");
+    fail_zip(member_place, str("its header at byte ", member.header_offset), "something else");
   }
   if (name_size + extra_size > room || member.stored_size > room - name_size - extra_size) {
-    fail(member_place, str("at most ", room, " bytes there"), str(member.stored_size));
+    fail_zip(member_place, str("at most ", room, " bytes there"), str(member.stored_size));
   }
   member.data_offset = member.header_offset + zip::kLocalSize + name_size + extra_size;
 }
@@ -142,8 +143,8 @@ void check_overlaps(const std::vector<ZipMember>& members, const std::string& pl
             [](const auto* a, const auto* b) { return a->header_offset < b->header_offset; });
   for (size_t i = 1; i < order.size(); ++i) {
     if (order[i]->header_offset < order[i - 1]->data_offset + order[i - 1]->stored_size) {
-      fail(member_of(place, *order[i]), "bytes of its own",
-           str("some that ", printable(order[i - 1]->name), " has too"));
+      fail_zip(member_of(place, *order[i]), "bytes of its own",
+               str("some that ", printable(order[i - 1]->name), " has too"));
     }
   }
 }
@@ -155,8 +156,8 @@ ZipReader::ZipReader(const std::filesystem::path& path)
   const Directory directory = find_directory(*input_, place_);
   if (directory.offset > directory.end || directory.size != directory.end - directory.offset ||
       directory.entries > directory.size / zip::kEntrySize) {
-    fail(place_, str("a directory that ends at byte ", directory.end),
-         str(directory.entries, " entries in ", directory.size, " bytes from byte ", directory.offset));
+    fail_zip(place_, str("a directory that ends at byte ", directory.end),
+             str(directory.entries, " entries in ", directory.size, " bytes from byte ", directory.offset));
   }
   const std::string text = text_at(*input_, directory.offset, directory.size);
   std::string_view rest = text;
@@ -164,10 +165,10 @@ ZipReader::ZipReader(const std::filesystem::path& path)
     members_.push_back(take_entry(rest, place_));
     locate_data(*input_, members_.back(), directory.offset, place_);
   }
-  if (!rest.empty()) fail(place_, str(directory.entries, " entries in the directory"), "more bytes");
+  if (!rest.empty()) fail_zip(place_, str(directory.entries, " entries in the directory"), "more bytes");
   check_overlaps(members_, place_);
   for (const auto& member : members_) {
-    if (!by_name_.emplace(member.name, &member).second) fail(member_of(place_, member), "each name once", "two");
+    if (!by_name_.emplace(member.name, &member).second) fail_zip(member_of(place_, member), "each name once", "two");
   }
 }
 
@@ -190,13 +191,13 @@ void ZipReader::read(const ZipMember& member, std::span<std::byte> bytes) const 
   input_->read_at(member.data_offset, bytes);
   const uint32_t checksum = crc32(0, bytes);
   if (member.crc32 != 0 && checksum != member.crc32) {
-    fail(place, str("checksum ", std::hex, member.crc32), str(std::hex, checksum));
+    fail_zip(place, str("checksum ", std::hex, member.crc32), str(std::hex, checksum));
   }
 }
 
 std::string ZipReader::read_text(const ZipMember& member, uint64_t max_size) const {
   if (member.size > max_size) {
-    fail(member_of(place_, member), str("at most ", max_size, " bytes"), str(member.size));
+    fail_zip(member_of(place_, member), str("at most ", max_size, " bytes"), str(member.size));
   }
   std::string text(member.size, '\0');
   read(member, std::as_writable_bytes(std::span(text)));

@@ -1,0 +1,116 @@
+// import-weights and export-weights as a user calls them.
+#include "integration/tiny_pipeline.h"
+#include "support/golden.h"
+
+namespace dalle::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string golden_file(const std::string& name) { return testing::golden_path("torch/" + name).string(); }
+
+std::vector<std::string> import_arguments(const fs::path& out, const std::string& encoder = golden_file("encoder.pkl"),
+                                          const std::string& image_size = "32") {
+  return {"openai-dvae",  "--encoder", encoder, "--decoder", golden_file("decoder.pkl"),
+          "--image-size", image_size,  "--out", out.string()};
+}
+
+std::string picture(const Workplace& place) {
+  std::string pixels;
+  for (int i = 0; i < 32 * 32; ++i)
+    pixels += {static_cast<char>(i), static_cast<char>(i / 7), static_cast<char>(3 * i)};
+  return place.file("picture.png", testing::make_png(32, 32, 2, 8, pixels));
+}
+
+TEST(Weights, AnImportedDvaeServesEveryCommandThatTakesOne) {
+  const Workplace place("import");
+  const Outcome imported = run_well("import-weights", import_arguments(place / "deep/dvae"));
+  EXPECT_THAT(imported.err, AllOf(HasSubstr("150 tensors"), HasSubstr("identity")));
+  EXPECT_THAT(run_well("inspect-checkpoint", {place.at("deep/dvae"), "--verify"}).out,
+              AllOf(HasSubstr("kind: dvae"), HasSubstr("match their checksums")));
+  run_well("reconstruct",
+           {picture(place), "--dvae", place.at("deep/dvae"), "--out", place.at("out"), "--threads", "1"});
+  EXPECT_TRUE(fs::exists(place / "out/picture.png"));
+  const std::string model = "model:\n  image_size: 32\n  vocab_size: 16\n  hidden_dim: 8\n  decoder_init_dim: 8\n";
+  const Outcome trained = place.train(
+      "dvae", trainer_yaml(1, emoji("train.tar"), str("  init_from: ", place.at("deep/dvae"), "\n")) + model, "run");
+  EXPECT_EQ(trained.exit_code, 0) << trained.err;
+}
+
+TEST(Weights, WhatIsExportedIsImportedAgain) {
+  const Workplace place("export");
+  run_well("import-weights", import_arguments(place / "dvae"));
+  const std::string identity = storage::load_checkpoint(place / "dvae").identities.at("model");
+  run_well("export-weights", {place.at("dvae"), "--out", place.at("dvae.pt")});
+  run_well("export-weights", {place.at("dvae"), "--out", place.at("dvae.safetensors")});
+  EXPECT_EQ(storage::load_checkpoint(place / "dvae.safetensors").identities.at("model"), identity);
+  run_well("reconstruct",
+           {picture(place), "--dvae", place.at("dvae.safetensors"), "--out", place.at("out"), "--threads", "1"});
+  for (const char* file : {"dvae.pt", "dvae.safetensors"}) {
+    const std::string out = str("again-", file, ".safetensors");
+    run_well("import-weights", {"openai-dvae", "--encoder", place.at(file), "--decoder", place.at(file), "--image-size",
+                                "32", "--out", place.at(out)});
+    EXPECT_EQ(storage::load_checkpoint(place / out).identities.at("model"), identity) << file;
+  }
+}
+
+TEST(Weights, ExportTakesTheAveragedWeightsUnlessToldOtherwise) {
+  const auto& system = TinySystem::instance();
+  const Workplace place("export-ema");
+  const auto checkpoint = storage::load_checkpoint(storage::resolve_checkpoint(system / "prior"));
+  run_well("export-weights", {system.at("prior"), "--out", place.at("ema.safetensors")});
+  run_well("export-weights", {system.at("prior"), "--raw-weights", "--out", place.at("raw.safetensors")});
+  const auto ema = storage::load_checkpoint(place / "ema.safetensors"),
+             raw = storage::load_checkpoint(place / "raw.safetensors");
+  EXPECT_EQ(ema.tokenizer, checkpoint.tokenizer);
+  ASSERT_EQ(ema.model.size(), checkpoint.ema.size());
+  EXPECT_TRUE(at::equal(ema.model[0].tensor, checkpoint.ema[0].tensor));
+  EXPECT_TRUE(at::equal(raw.model[0].tensor, checkpoint.model[0].tensor));
+}
+
+TEST(Weights, WrongUsageIsExitCode2AndLeavesNothing) {
+  const Workplace place("weights-usage");
+  const auto expect_usage = [&](const std::string& command, const std::vector<std::string>& arguments,
+                                const char* says) {
+    const Outcome outcome = run(command, arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(says));
+  };
+  expect_usage("import-weights", {}, "openai-dvae");
+  expect_usage("import-weights", {"openai-clipp", "--out", place.at("x")}, "'openai-clipp'");
+  expect_usage("import-weights", {"openai-dvae", "--out", place.at("x")}, "--encoder FILE");
+  expect_usage("import-weights", {"openai-dvae", "--encoder", place.at("none.pkl"), "--out", place.at("x")},
+               "nothing there");
+  expect_usage("import-weights", import_arguments(place / "x", golden_file("encoder.pkl"), "36"), "--image-size");
+  expect_usage("import-weights", import_arguments(place.path()), "where nothing is yet");
+  expect_usage("export-weights", {}, "expected a checkpoint");
+  expect_usage("export-weights", {place.at("none"), "--out", place.at("x.pt")}, "no such file");
+  expect_usage("export-weights", {place.at("none"), "--out", place.at("x.onnx")}, ".safetensors or .pt");
+  expect_usage("reconstruct", {picture(place), "--dvae", golden_file("encoder.pkl"), "--out", place.at("x")},
+               "import-weights openai-dvae --encoder");
+  fs::remove(place / "picture.png");
+  EXPECT_TRUE(fs::is_empty(place.path()));
+}
+
+TEST(Weights, BadFilesAreExitCode1AndLeaveNothing) {
+  const Workplace place("weights-bad");
+  std::string bytes = read_file(golden_file("encoder.pkl"));
+  const std::string cut = place.file("cut.pkl", bytes.substr(0, bytes.size() / 2));
+  bytes[100'000] = static_cast<char>(bytes[100'000] ^ 1);
+  const std::string flipped = place.file("flipped.pkl", bytes);
+  for (const auto& bad : {cut, flipped, golden_file("state.pt"), golden_file("state_legacy.pt")}) {
+    const Outcome outcome = run("import-weights", import_arguments(place / "x", bad));
+    EXPECT_EQ(outcome.exit_code, 1) << bad << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(bad));
+  }
+  const Launch full{.max_file_bytes = 10'000};
+  EXPECT_EQ(run("import-weights", import_arguments(place / "x"), full).exit_code, 1);
+  EXPECT_EQ(run("import-weights", import_arguments(place / "x.safetensors"), full).exit_code, 1);
+  run_well("import-weights", import_arguments(place / "dvae"));
+  EXPECT_EQ(run("export-weights", {place.at("dvae"), "--out", place.at("x.pt")}, full).exit_code, 1);
+  EXPECT_EQ(listing(place.path()).size(), 6u) << "cut.pkl, flipped.pkl and the checkpoint of three files in its folder";
+}
+
+}  // namespace
+}  // namespace dalle::integration
