@@ -57,6 +57,7 @@ void set_num_threads(int num_threads) {
 void keep_freed_memory() {
   ::mallopt(M_MMAP_MAX, 0);
   ::mallopt(M_TRIM_THRESHOLD, -1);  // never
+  ::mallopt(M_MXFAST, 0);           // fastbins would be merged again at each large request
   ::mallopt(M_TOP_PAD, 64 << 20);
   ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);  // read by LibTorch's allocator
 }
