@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/ablations.sh [--quick] [--seeds N] [--out DIR] [--bin DIR]: trains every variant of configs/ablations/variants.txt over
 # N seeds (3) on one thread each, one after the other, and ends with a table (printed and DIR/table.md) and a picture
-# (DIR/reconstructions.png). About 40 minutes of one CPU core; --quick is 100 steps and one seed, to see that it works.
+# (DIR/reconstructions.png). About an hour of one CPU core; --quick is 100 steps and one seed, to see that it works.
 # Finished runs are not run again and interrupted ones go on where they saved, so it may be stopped and started at will.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
