@@ -94,19 +94,27 @@ DALLE_VECTORISED void scale(float* values, int64_t size, float factor) {
   for (int64_t i = 0; i < size; ++i) values[i] *= factor;
 }
 
-DALLE_VECTORISED float dot(const float* a, const float* b, int64_t size) {
-  float parts[kLanes] = {};
+// sum(values weights) / sum(weights): the soft codes' sum is 1 but for their rounding, and in bf16 that is enough to let a
+// gradient through that all codes share.
+DALLE_VECTORISED float weighted_mean(const float* values, const float* weights, int64_t size) {
+  float products[kLanes] = {}, sums[kLanes] = {};
   const int64_t whole = size / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane] += a[i + lane] * b[i + lane];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      products[lane] += values[i + lane] * weights[i + lane];
+      sums[lane] += weights[i + lane];
+    }
   }
-  for (int64_t i = whole; i < size; ++i) parts[0] += a[i] * b[i];
-  return total(parts);
+  for (int64_t i = whole; i < size; ++i) {
+    products[0] += values[i] * weights[i];
+    sums[0] += weights[i];
+  }
+  return total(products) / total(sums);
 }
 
-// grad becomes the gradient of the logits through the soft codes: z (g - g . z) / temperature.
-DALLE_VECTORISED void add_soft_gradient(float* grad, const float* soft, int64_t size, float inner, float factor) {
-  for (int64_t i = 0; i < size; ++i) grad[i] = soft[i] * (grad[i] - inner) * factor;
+// grad becomes the gradient of the logits through the soft codes: z (g - mean of g under z) / temperature.
+DALLE_VECTORISED void add_soft_gradient(float* grad, const float* soft, int64_t size, float mean, float factor) {
+  for (int64_t i = 0; i < size; ++i) grad[i] = soft[i] * (grad[i] - mean) * factor;
 }
 
 // d KL / d logit_v = p_v (ln p_v - sum p ln p), where sum p ln p = KL - ln V.
@@ -195,7 +203,7 @@ void relax_rows_backward_cpu(const Tensor& grad_soft_NV, const Tensor& grad_kl_N
         const float* soft = read_row(soft_NV, row, wide_soft);
         const float* grad = read_row(grad_soft_NV, row, wide_grad);
         std::copy(grad, grad + vocab, work.begin());
-        add_soft_gradient(work.data(), soft, vocab, dot(grad, soft, vocab), inverse_temperature);
+        add_soft_gradient(work.data(), soft, vocab, weighted_mean(grad, soft, vocab), inverse_temperature);
       } else {
         std::fill(work.begin(), work.end(), 0.0f);
       }

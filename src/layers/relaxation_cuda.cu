@@ -88,6 +88,7 @@ __device__ float reduce_sum(float value) {
   __syncthreads();
   float sum = 0;
   for (int warp = 0; warp < kWarps; ++warp) sum += parts[warp];
+  __syncthreads();  // `parts` may be used again at once
   return sum;
 }
 
@@ -135,18 +136,21 @@ __global__ void relax_backward_kernel(const Type* grad_soft, const float* grad_k
                                       const float* log_normalizer, const float* kl, int64_t vocab,
                                       float inverse_temperature, Type* out) {
   const int64_t row = blockIdx.x, base = row * vocab;
-  float inner = 0;
+  float mean = 0;  // of the codes' gradient under the soft codes, whose sum is 1 but for their rounding
   if (grad_soft != nullptr) {
+    float products = 0, weights = 0;
     for (int64_t code = threadIdx.x; code < vocab; code += kThreads) {
-      inner += static_cast<float>(grad_soft[base + code]) * static_cast<float>(soft[base + code]);
+      const float weight = static_cast<float>(soft[base + code]);
+      products += static_cast<float>(grad_soft[base + code]) * weight;
+      weights += weight;
     }
-    inner = reduce_sum(inner);
+    mean = reduce_sum(products) / reduce_sum(weights);
   }
   const float negative_entropy = kl[row] - logf(static_cast<float>(vocab));
   for (int64_t code = threadIdx.x; code < vocab; code += kThreads) {
     float grad = 0;
     if (grad_soft != nullptr) {
-      grad = static_cast<float>(soft[base + code]) * (static_cast<float>(grad_soft[base + code]) - inner) *
+      grad = static_cast<float>(soft[base + code]) * (static_cast<float>(grad_soft[base + code]) - mean) *
              inverse_temperature;
     }
     if (grad_kl != nullptr) {
