@@ -160,15 +160,15 @@ TEST(Relax, AGradientThatAllCodesShareChangesNothingInBf16) {
   const Draws noise = draws(2, 512, 2, 2);
   const Tensor logits = (testing::random_tensor(3, {2, 512, 2, 2}) * 4).to(at::kBFloat16);
   const auto gradient = [&](double shared, at::ScalarType type) {
-    const Tensor leaf = logits.to(type).requires_grad_();
+    const Tensor leaf = logits.to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
     const Tensor upstream = (testing::random_tensor(4, {2, 512, 2, 2}) + shared).to(type);
     (relax(leaf, noise.keys, 0.0625).codes_BVHW * upstream).sum().backward();
     return leaf.grad();
   };
-  // The part that differs between codes is rounded by bf16 at 64 to a quarter: what is left is that, not 64 (1 - sum z).
+  // bf16 rounds the part that differs between codes to 1/16 here; what must not be left is 16 (1 - sum z) / 0.0625.
   EXPECT_TRUE(close_to(gradient(0, at::kBFloat16), gradient(0, at::kFloat), 2e-2));
-  const Tensor shared = gradient(64, at::kBFloat16), alone = gradient(0, at::kFloat);
-  EXPECT_LT((shared.to(at::kFloat) - alone).norm().item<double>(), 0.25 * alone.norm().item<double>());
+  const Tensor shared = gradient(16, at::kBFloat16), alone = gradient(0, at::kFloat);
+  EXPECT_LT((shared.to(at::kFloat) - alone).norm().item<double>(), 0.12 * alone.norm().item<double>());
   EXPECT_LT(shared.to(at::kFloat).sum(1).abs().max().item<double>(), 0.05 * alone.abs().max().item<double>());
 }
 
