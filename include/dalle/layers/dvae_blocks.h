@@ -21,7 +21,7 @@ struct DvaeBlockOptions {
   /// The encoder then ends in vectors of decoder_init_dim channels and the decoder starts from such vectors: what turns
   /// one into the other is a codebook outside (layers/vector_quantizer.h), in place of the decoder's `input`.
   bool vector_quantized = false;
-  at::ScalarType compute_dtype = at::kFloat;     // inside
+  at::ScalarType compute_dtype = at::kFloat;     // inside, but for the decoder's last convolution: f32
   at::ScalarType relaxation_dtype = at::kFloat;  // the two convolutions around the relaxation
   int64_t num_layers() const { return num_groups * num_blocks_per_group; }
   /// Channels between the encoder and the decoder.

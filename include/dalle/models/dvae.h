@@ -56,7 +56,8 @@ class Dvae : public layers::Module {
   /// On the meta device; call materialize() and initialize() or load weights.
   explicit Dvae(const DvaeConfig& config, const DvaeCompute& compute = {});
 
-  /// Pixels [B, 3, S, S] in [0, 1] -> logits [B, V, G, G], f32; with a codebook, the vectors [B, D, G, G] to be quantised.
+  /// Pixels [B, 3, S, S] in [0, 1] -> logits [B, V, G, G] in relaxation_dtype; with a codebook, the vectors
+  /// [B, D, G, G] to be quantised, in f32.
   Tensor encode_logits(const Tensor& pixels_B3HW, layers::BlockRunner& runner = layers::plain_runner()) const;
   /// The codes [B, G, G] that encode_logits stands for: argmax, or the nearest codebook vector.
   Tensor codes_of(const Tensor& logits) const;
