@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "dalle/layers/channels_last.h"
+
 namespace dalle::layers {
 namespace {
 
@@ -12,9 +14,6 @@ Parameter& without_gradient(Parameter& parameter) {
   parameter.tensor.set_requires_grad(false);
   return parameter;
 }
-
-// [B, D, H, W] -> [B H W, D].
-Tensor vectors_of(const Tensor& x_BDHW) { return x_BDHW.permute({0, 2, 3, 1}).reshape({-1, x_BDHW.size(1)}); }
 
 }  // namespace
 
@@ -32,7 +31,7 @@ Tensor VectorQuantizer::nearest(const Tensor& x_BDHW) const {
   const c10::NoGradGuard no_grad;
   // |x|^2 is the same for every code, so it is left out.
   const Tensor distances_NV =
-      at::addmm(codebook.tensor.square().sum(1), vectors_of(x_BDHW), codebook.tensor.t(), /*beta=*/1, /*alpha=*/-2);
+      at::addmm(codebook.tensor.square().sum(1), channel_rows(x_BDHW), codebook.tensor.t(), /*beta=*/1, /*alpha=*/-2);
   return distances_NV.argmin(1).view({x_BDHW.size(0), x_BDHW.size(2), x_BDHW.size(3)});
 }
 
@@ -55,7 +54,7 @@ CodebookEvidence VectorQuantizer::no_evidence() const {
 
 void VectorQuantizer::gather(const Tensor& x_BDHW, const Tensor& codes_BHW, CodebookEvidence& evidence) const {
   const c10::NoGradGuard no_grad;
-  const Tensor rows = vectors_of(x_BDHW.detach()), codes = codes_BHW.flatten();
+  const Tensor rows = channel_rows(x_BDHW.detach()), codes = codes_BHW.flatten();
   evidence.counts_V.index_add_(0, codes, at::ones({codes.size(0)}, rows.options()));
   evidence.sums_VD.index_add_(0, codes, rows);
 }

@@ -34,10 +34,10 @@ Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const
     out.kl = static_cast<double>(pixels.size(0)) * std::log(static_cast<double>(config.model.vocab_size));
     return out;
   }
-  const RelaxedCodes relaxed = relax_codes(logits, positions,
-                                           {.seed = static_cast<uint64_t>(config.trainer.seed),
-                                            .purpose = Purpose::kEvaluation,
-                                            .temperature = temperature});
+  const layers::Relaxation relaxed = relax_codes(logits, positions,
+                                                 {.seed = static_cast<uint64_t>(config.trainer.seed),
+                                                  .purpose = Purpose::kEvaluation,
+                                                  .temperature = temperature});
   out.relaxed = model.decode_stats(relaxed.codes_BVHW);
   out.hard = model.decode_stats(model.decoder_input(layers::argmax_codes(relaxed.codes_BVHW)));
   out.kl = relaxed.kl_BHW.mean({1, 2}).sum().item<double>();

@@ -100,11 +100,11 @@ StepOutput DvaeTask::training_step(const PreparedBatch& batch, const StepContext
 
 StepOutput DvaeTask::relaxed_step(const PreparedBatch& batch, const StepContext& context) {
   const Tensor logits = model_.encode_logits(batch.pixels, *context.runner);
-  const RelaxedCodes relaxed = relax_codes(logits, batch.batch.positions,
-                                           {.seed = static_cast<uint64_t>(config_.trainer.seed),
-                                            .purpose = Purpose::kGumbel,
-                                            .temperature = temperature(context.step),
-                                            .straight_through = config_.relaxation.straight_through});
+  const layers::Relaxation relaxed = relax_codes(logits, batch.batch.positions,
+                                                 {.seed = static_cast<uint64_t>(config_.trainer.seed),
+                                                  .purpose = Purpose::kGumbel,
+                                                  .temperature = temperature(context.step),
+                                                  .straight_through = config_.relaxation.straight_through});
   const Tensor nll = nll_share(batch, model_.decode_stats(relaxed.codes_BVHW, *context.runner), context);
   const Tensor kl = relaxed.kl_BHW.mean({1, 2}).sum() / context.totals[0];
   const double coefficient = kl_coefficient(config_.relaxation.kl_normalization, kl_weight(context.step),

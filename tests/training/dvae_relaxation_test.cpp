@@ -21,7 +21,7 @@ const std::vector<int64_t> kPositions{7, 3, 11};
 
 TEST(DvaeRelaxation, IsTheGumbelSoftmaxOfThePicturesOwnNoise) {
   const Tensor logits = some_logits();
-  const RelaxedCodes all = relax_codes(logits, kPositions, {.seed = 5, .temperature = 0.7});
+  const layers::Relaxation all = relax_codes(logits, kPositions, {.seed = 5, .temperature = 0.7});
   for (size_t i = 0; i < kPositions.size(); ++i) {
     const auto b = static_cast<int64_t>(i);
     const RandomKey key = random_key(5, Purpose::kGumbel, static_cast<uint64_t>(kPositions[i]));
@@ -29,7 +29,7 @@ TEST(DvaeRelaxation, IsTheGumbelSoftmaxOfThePicturesOwnNoise) {
     const Tensor one = logits.slice(0, b, b + 1);
     EXPECT_TRUE(close_to(all.codes_BVHW.slice(0, b, b + 1), layers::gumbel_softmax(one, noise, 0.7), 1e-5));
     EXPECT_TRUE(close_to(all.kl_BHW.slice(0, b, b + 1), layers::kl_to_uniform(one), 1e-5));
-    const RelaxedCodes alone = relax_codes(one, {kPositions[i]}, {.seed = 5, .temperature = 0.7});
+    const layers::Relaxation alone = relax_codes(one, {kPositions[i]}, {.seed = 5, .temperature = 0.7});
     EXPECT_TRUE(close_to(alone.codes_BVHW, all.codes_BVHW.slice(0, b, b + 1), 1e-6)) << "whatever its batch";
   }
 }

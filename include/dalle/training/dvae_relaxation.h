@@ -6,6 +6,7 @@
 
 #include "dalle/core/random.h"
 #include "dalle/core/tensor.h"
+#include "dalle/layers/relaxation.h"
 
 namespace dalle::training {
 
@@ -16,13 +17,9 @@ struct RelaxationDraw {
   bool straight_through = false;
 };
 
-struct RelaxedCodes {
-  Tensor codes_BVHW;  // relaxed, or one-hot with the relaxed gradient
-  Tensor kl_BHW;      // of softmax(logits) to the uniform prior, nats per position
-};
-
 /// Gumbel-softmax samples (paper 2.1). The noise of a picture is a function of (seed, purpose, its position) alone, so the
 /// argmax of a relaxed code is a draw from q whatever the temperature.
-RelaxedCodes relax_codes(const Tensor& logits_BVHW, const std::vector<int64_t>& positions, const RelaxationDraw& draw);
+layers::Relaxation relax_codes(const Tensor& logits_BVHW, const std::vector<int64_t>& positions,
+                               const RelaxationDraw& draw);
 
 }  // namespace dalle::training
