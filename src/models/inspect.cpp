@@ -1,12 +1,20 @@
 #include "dalle/models/inspect.h"
 
+#include <filesystem>
 #include <iostream>
+#include <optional>
+#include <span>
 
+#include "dalle/config/fields.h"
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
+#include "dalle/models/clip.h"
+#include "dalle/models/prior.h"
 #include "dalle/storage/checkpoint.h"
 #include "dalle/storage/run_checkpoints.h"
+#include "dalle/text/pretokenize.h"
 #include "dalle/text/tokenizer.h"
+#include "dalle/text/tokenizer_report.h"
 
 namespace dalle::models {
 namespace {
@@ -21,22 +29,76 @@ void print_tensors(const char* title, const std::vector<storage::NamedTensor>& t
     std::cout << "  " << name << " " << tensor.sizes() << " " << tensor.dtype() << "\n";
 }
 
-void print_pieces(const std::string& model, const std::string& text) {
-  if (model.empty()) throw ConfigError("--tokenize: this checkpoint has no tokenizer");
-  const auto tokenizer = text::Tokenizer::from_bytes(model);
+void print_tokenizer(const text::Tokenizer& tokenizer) {
+  std::cout << "tokenizer: " << tokenizer.vocab_size() << " pieces, identity " << tokenizer.identity() << "\n";
+}
+
+/// Caption tokens that the model has slots for, or nothing where it reads no text.
+std::optional<int64_t> caption_slots(const storage::Checkpoint& checkpoint) {
+  const auto node = config::parse_yaml(checkpoint.model_config_yaml, "model config");
+  if (checkpoint.kind == "prior") return config::load_config<PriorConfig>(node).max_caption_tokens();
+  if (checkpoint.kind == "clip") return config::load_config<ClipConfig>(node).max_caption_tokens();
+  return std::nullopt;
+}
+
+void print_pieces(const text::Tokenizer& tokenizer, const std::string& text, std::optional<int64_t> slots) {
+  if (const auto offset = text::find_invalid_utf8(text)) {
+    throw ConfigError(
+        Problem{"--tokenize", "UTF-8 text",
+                str("byte ", static_cast<int>(static_cast<unsigned char>(text[*offset])), " at offset ", *offset), ""});
+  }
   const auto ids = tokenizer.encode(text);
-  std::cout << ids.size() << " tokens:";
-  for (const int64_t id : ids) std::cout << " " << tokenizer.piece(id) << "(" << id << ")";
+  const auto count = static_cast<int64_t>(ids.size());
+  const std::string normalised = text::normalize_caption(text);
+  std::cout << "normalised: " << normalised << "\n" << count << " tokens";
+  if (slots) {
+    std::cout << (count > *slots ? str(", cut to the ", *slots, " that the model has slots for")
+                                 : str(" of the ", *slots, " that the model has slots for"));
+  }
+  std::cout << "\npieces: " << text::shown_pieces(tokenizer, ids) << "\nids:";
+  for (const int64_t id : ids) std::cout << " " << id;
   std::cout << "\n";
+  const std::string read_back = tokenizer.decode(ids);
+  if (read_back != normalised) std::cout << "reads back as: " << read_back << "\n";
+  if (slots && count > *slots) {
+    const std::span<const int64_t> kept(ids.data(), static_cast<size_t>(*slots));
+    std::cout << "the model sees: " << tokenizer.decode(kept) << "\n";
+  }
+}
+
+/// The model file where `path` is a tokenizer or train-tokenizer's folder and no checkpoint.
+std::optional<std::filesystem::path> tokenizer_alone(const std::filesystem::path& path) {
+  if (path.extension() == ".model" && std::filesystem::is_regular_file(path)) return path;
+  const bool in_folder = std::filesystem::is_regular_file(path / "tokenizer.model");
+  if (in_folder && !std::filesystem::exists(path / "MANIFEST.json")) return path / "tokenizer.model";
+  return std::nullopt;
+}
+
+int inspect_tokenizer(const std::filesystem::path& path, const InspectOptions& options) {
+  if (options.tensors || options.verify) {
+    throw ConfigError(
+        Problem{options.tensors ? "--tensors" : "--verify", "a checkpoint", "a tokenizer: " + path.string(), ""});
+  }
+  const auto tokenizer = text::Tokenizer::load(path);
+  std::cout << path.string() << "\n";
+  print_tokenizer(tokenizer);
+  if (!options.tokenize.empty()) print_pieces(tokenizer, options.tokenize, std::nullopt);
+  return 0;
 }
 
 }  // namespace
 
 int run_inspect(const InspectOptions& options) {
   if (options.checkpoint.empty()) throw ConfigError("inspect-checkpoint: expected a checkpoint");
+  if (const auto tokenizer = tokenizer_alone(options.checkpoint)) return inspect_tokenizer(*tokenizer, options);
   const auto path = storage::resolve_checkpoint(options.checkpoint);
   if (options.verify) storage::verify_checkpoint(path);
   const auto checkpoint = storage::load_checkpoint(path);
+  if (!options.tokenize.empty() && checkpoint.tokenizer.empty()) {
+    throw ConfigError(Problem{"--tokenize",
+                              "the checkpoint of a model that reads text (prior, clip) or a tokenizer.model",
+                              "a " + checkpoint.kind + " without a tokenizer", ""});
+  }
   std::cout << path.string() << "\n"
             << "kind: " << checkpoint.kind << "\nstep: " << checkpoint.step
             << "\nsamples seen: " << checkpoint.samples_seen << "\n";
@@ -47,12 +109,10 @@ int run_inspect(const InspectOptions& options) {
   print_tensors("model", checkpoint.model, options.tensors);
   print_tensors("averaged weights", checkpoint.ema, options.tensors);
   print_tensors("optimizer", checkpoint.optimizer, options.tensors);
-  if (!checkpoint.tokenizer.empty()) {
-    const auto tokenizer = text::Tokenizer::from_bytes(checkpoint.tokenizer);
-    std::cout << "tokenizer: " << tokenizer.vocab_size() << " pieces, identity " << tokenizer.identity() << "\n";
-  }
+  if (!checkpoint.tokenizer.empty()) print_tokenizer(text::Tokenizer::from_bytes(checkpoint.tokenizer));
   std::cout << "model config:\n" << checkpoint.model_config_yaml;
-  if (!options.tokenize.empty()) print_pieces(checkpoint.tokenizer, options.tokenize);
+  if (!options.tokenize.empty())
+    print_pieces(text::Tokenizer::from_bytes(checkpoint.tokenizer), options.tokenize, caption_slots(checkpoint));
   return 0;
 }
 

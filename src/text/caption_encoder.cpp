@@ -9,7 +9,7 @@ namespace dalle::text {
 CaptionEncoder::CaptionEncoder(Tokenizer tokenizer, int64_t length, double dropout)
     : tokenizer_(std::move(tokenizer)), length_(length), dropout_(dropout) {
   TORCH_CHECK_VALUE(length >= 1, "[caption encoder] length must be at least 1, got ", length);
-  TORCH_CHECK_VALUE(dropout >= 0 && dropout < 1, "[caption encoder] dropout must be in [0, 1), got ", dropout);
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "[caption encoder] dropout must be in [0, 1], got ", dropout);
 }
 
 EncodedCaption CaptionEncoder::encode(std::string_view caption) const { return fit(tokenizer_.encode(caption)); }

@@ -15,6 +15,8 @@ constexpr char32_t kFinalSigma = 0x3C2;
 
 /// Reads one code point at `offset` and returns its length in bytes; 0 where the bytes are not valid UTF-8.
 size_t read_code_point(std::string_view text, size_t offset, char32_t& code_point) {
+  code_point = static_cast<unsigned char>(text[offset]);
+  if (code_point < 0x80) return 1;
   utf8proc_int32_t value = -1;
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + offset;
   const auto length = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(text.size() - offset), &value);
@@ -24,18 +26,22 @@ size_t read_code_point(std::string_view text, size_t offset, char32_t& code_poin
 }
 
 void append_utf8(std::string& out, char32_t code_point) {
+  if (code_point < 0x80) {
+    out += static_cast<char>(code_point);
+    return;
+  }
   std::array<utf8proc_uint8_t, 4> bytes{};
   const auto length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes.data());
   out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(length));
 }
 
-char32_t to_lower(const std::vector<char32_t>& points, size_t i) {
-  if (points[i] == kCapitalSigma) {
-    const bool letter_before = i > 0 && is_letter(points[i - 1]);
-    const bool letter_after = i + 1 < points.size() && (is_letter(points[i + 1]) || is_mark(points[i + 1]));
-    if (letter_before && !letter_after) return kFinalSigma;
-  }
-  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(points[i])));
+bool is_ascii_letter(char32_t code_point) { return (code_point | 0x20) - U'a' < 26; }
+
+/// `before` and `after` are the neighbours, 0 at an end of the text.
+char32_t to_lower(char32_t code_point, char32_t before, char32_t after) {
+  if (code_point < 0x80) return code_point - U'A' < 26 ? code_point + 0x20 : code_point;
+  if (code_point == kCapitalSigma && is_letter(before) && !is_letter(after) && !is_mark(after)) return kFinalSigma;
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point)));
 }
 
 }  // namespace
@@ -53,11 +59,10 @@ std::optional<size_t> find_invalid_utf8(std::string_view text) {
 std::string replace_invalid_utf8(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  char32_t code_point = 0;
   for (size_t offset = 0; offset < text.size();) {
-    const size_t length = read_code_point(text, offset, code_point);
-    append_utf8(out, length == 0 ? 0xFFFD : code_point);
-    offset += length == 0 ? 1 : length;
+    const auto [point, length] = code_point_at(text, offset);
+    append_utf8(out, point);
+    offset += length;
   }
   return out;
 }
@@ -69,48 +74,61 @@ std::string normalize_caption(std::string_view caption) {
                             .got = str("byte ", static_cast<int>(static_cast<unsigned char>(caption[*offset]))),
                             .hint = "convert the captions to UTF-8, for example with iconv"});
   }
-  const auto points = to_code_points(caption);
   std::string out;
   out.reserve(caption.size());
   bool pending_space = false;
-  for (size_t i = 0; i < points.size(); ++i) {
-    if (is_space(points[i])) {
+  char32_t before = 0;
+  for (size_t offset = 0; offset < caption.size();) {
+    const auto [point, length] = code_point_at(caption, offset);
+    offset += length;
+    if (is_space(point)) {
       pending_space = !out.empty();
-      continue;
+    } else {
+      if (pending_space) out += ' ';
+      pending_space = false;
+      const bool needs_next = point == kCapitalSigma && offset < caption.size();
+      append_utf8(out, to_lower(point, before, needs_next ? code_point_at(caption, offset).value : 0));
     }
-    if (pending_space) out += ' ';
-    pending_space = false;
-    append_utf8(out, to_lower(points, i));
+    before = point;
   }
   return out;
 }
 
+std::string_view first_piece(std::string_view text) {
+  size_t end = 0;
+  char32_t code_point = 0;
+  while (end < text.size()) {
+    const size_t length = std::max<size_t>(read_code_point(text, end, code_point), 1);
+    const bool joins = is_letter(code_point) || (end > 0 && is_mark(code_point));
+    if (!joins && end > 0) break;
+    end += length;
+    if (!joins) break;
+  }
+  return text.substr(0, end);
+}
+
 std::vector<std::string_view> split_pieces(std::string_view text) {
   std::vector<std::string_view> pieces;
-  size_t run_start = 0;
-  bool in_run = false;
-  char32_t code_point = 0;
-  for (size_t offset = 0; offset < text.size();) {
-    const size_t length = std::max<size_t>(read_code_point(text, offset, code_point), 1);
-    const bool joins = is_letter(code_point) || (in_run && is_mark(code_point));
-    if (joins && !in_run) run_start = offset;
-    if (!joins && in_run) pieces.push_back(text.substr(run_start, offset - run_start));
-    if (!joins) pieces.push_back(text.substr(offset, length));
-    in_run = joins;
-    offset += length;
+  while (!text.empty()) {
+    pieces.push_back(first_piece(text));
+    text.remove_prefix(pieces.back().size());
   }
-  if (in_run) pieces.push_back(text.substr(run_start));
   return pieces;
+}
+
+CodePoint code_point_at(std::string_view text, size_t offset) {
+  CodePoint point;
+  const size_t length = read_code_point(text, offset, point.value);
+  return length == 0 ? CodePoint{} : CodePoint{point.value, length};
 }
 
 std::vector<char32_t> to_code_points(std::string_view text) {
   std::vector<char32_t> points;
   points.reserve(text.size());
-  char32_t code_point = 0;
   for (size_t offset = 0; offset < text.size();) {
-    const size_t length = read_code_point(text, offset, code_point);
-    points.push_back(length == 0 ? 0xFFFD : code_point);
-    offset += length == 0 ? 1 : length;
+    const auto [point, length] = code_point_at(text, offset);
+    points.push_back(point);
+    offset += length;
   }
   return points;
 }
@@ -122,11 +140,13 @@ std::string to_utf8(char32_t code_point) {
 }
 
 bool is_letter(char32_t code_point) {
+  if (code_point < 0x80) return is_ascii_letter(code_point);
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
   return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
 }
 
 bool is_mark(char32_t code_point) {
+  if (code_point < 0x80) return false;
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
   return category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
 }

@@ -1,10 +1,11 @@
 #include "dalle/text/tokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
-#include <queue>
-#include <unordered_map>
+#include <optional>
 
+#include "bpe_merge.h"
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
 #include "dalle/core/hash.h"
@@ -13,20 +14,40 @@
 #include "dalle/text/sentencepiece_model.h"
 
 namespace dalle::text {
+namespace {
+
+constexpr char32_t kSpaceMark = 0x2581;                    // stands for a space in SentencePiece's pieces
+constexpr std::string_view kSpacePiece = "\xE2\x96\x81";   // the same as UTF-8
+constexpr std::string_view kUnknownText = "\xE2\x81\x87";  // U+2047
+
+}  // namespace
 
 struct Tokenizer::Model {
   std::string bytes;
   SentencePieceModel content;
-  std::unordered_map<std::string_view, int64_t> ids;  // normal pieces; views into content.pieces
-  std::array<int64_t, 256> byte_ids{};                // -1 where the model has no such piece
-  int64_t unknown_id = 0;
+  MergeTable merges;
+  std::array<int64_t, 256> byte_ids;  // -1 where the model has no such piece
+  int64_t unknown_id;
   std::string identity;
+
+  /// A caption's own U+2581 must not be read back as a space: it has no symbol and goes to bytes.
+  int32_t symbol_of(char32_t character) const {
+    if (character == kSpaceMark) return MergeTable::kNoSymbol;
+    return merges.symbol_of(character == U' ' ? kSpaceMark : character);
+  }
+
+  /// Of a character that is no piece: its bytes, or <unk> where the model lacks one of them.
+  void append_bytes(std::string_view character, std::vector<int64_t>& ids) const {
+    const auto id_of = [this](char c) { return byte_ids[static_cast<unsigned char>(c)]; };
+    if (std::any_of(character.begin(), character.end(), [&](char c) { return id_of(c) < 0; })) {
+      ids.push_back(unknown_id);
+    } else {
+      for (const char c : character) ids.push_back(id_of(c));
+    }
+  }
 };
 
 namespace {
-
-constexpr std::string_view kSpacePiece = "\xE2\x96\x81";   // U+2581
-constexpr std::string_view kUnknownText = "\xE2\x81\x87";  // U+2047
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& got) {
   throw CheckpointError(
@@ -75,34 +96,13 @@ std::string hash_model(const SentencePieceModel& content) {
   return hasher.hex();
 }
 
-/// A symbol of a run while its neighbours merge: a doubly linked list over views into the run.
-struct Symbol {
-  std::string_view text;
-  int previous;
-  int next;
-};
-
-struct Candidate {
-  float score;
-  int left;
-  int right;
-  size_t size;  // of the merged text: a candidate whose symbols have changed since is stale
-  bool operator<(const Candidate& other) const {
-    return score < other.score || (score == other.score && left > other.left);
+/// Other multi-character pieces could never come up here, while SentencePiece would use them.
+void check_piece_is_of_letters(const std::string& text) {
+  const auto points = to_code_points(text);
+  const auto joins = [](char32_t point) { return is_letter(point) || is_mark(point); };
+  if (points.size() > 1 && !std::all_of(points.begin(), points.end(), joins)) {
+    refuse("pieces of one character or of letters alone", str("'", text, "'"));
   }
-};
-
-std::vector<Symbol> split_characters(std::string_view run) {
-  std::vector<Symbol> symbols;
-  for (size_t offset = 0; offset < run.size();) {
-    size_t length = 1;
-    while (offset + length < run.size() && (static_cast<unsigned char>(run[offset + length]) & 0xC0) == 0x80) ++length;
-    const int index = static_cast<int>(symbols.size());
-    symbols.push_back({run.substr(offset, length), index - 1, index + 1});
-    offset += length;
-  }
-  if (!symbols.empty()) symbols.back().next = -1;
-  return symbols;
 }
 
 }  // namespace
@@ -114,41 +114,49 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
                               .got = "no such file",
                               .hint = "make one with train-tokenizer"});
   }
-  return from_bytes(read_file(path));
+  try {
+    return from_bytes(read_file(path));
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(str(path.string(), ": ", error.what()));
+  }
 }
 
 Tokenizer Tokenizer::from_bytes(std::string bytes) {
-  auto model = std::make_shared<Model>();
-  model->bytes = std::move(bytes);
-  model->content = parse_sentencepiece_model(model->bytes);
-  check_supported(model->content);
-  model->byte_ids.fill(-1);
-  bool has_unknown = false;
-  const auto& pieces = model->content.pieces;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const auto id = static_cast<int64_t>(i);
-    switch (pieces[i].type) {
+  auto content = parse_sentencepiece_model(bytes);
+  check_supported(content);
+  std::array<int64_t, 256> byte_ids{};
+  byte_ids.fill(-1);
+  std::optional<int64_t> unknown_id;
+  for (size_t i = 0; i < content.pieces.size(); ++i) {
+    const auto& piece = content.pieces[i];
+    switch (piece.type) {
       case PieceType::kNormal:
-        model->ids.emplace(pieces[i].text, id);
+        check_piece_is_of_letters(piece.text);
         break;
       case PieceType::kUnknown:
-        model->unknown_id = id, has_unknown = true;
+        unknown_id = static_cast<int64_t>(i);
         break;
       case PieceType::kControl:
         break;
       case PieceType::kByte: {
-        const int byte = byte_of_piece(pieces[i].text);
-        if (byte < 0) refuse("byte pieces <0x00> to <0xFF>", str("'", pieces[i].text, "'"));
-        model->byte_ids[static_cast<size_t>(byte)] = id;
+        const int byte = byte_of_piece(piece.text);
+        if (byte < 0) refuse("byte pieces <0x00> to <0xFF>", str("'", piece.text, "'"));
+        byte_ids[static_cast<size_t>(byte)] = static_cast<int64_t>(i);
         break;
       }
       default:
-        refuse("no user-defined or unused pieces", str("'", pieces[i].text, "'"));
+        refuse("no user-defined or unused pieces", str("'", piece.text, "'"));
     }
   }
-  if (!has_unknown) refuse("an <unk> piece", "none");
-  model->identity = hash_model(model->content);
-  return Tokenizer(std::move(model));
+  if (!unknown_id) refuse("an <unk> piece", "none");
+  MergeTable merges(content);
+  std::string identity = hash_model(content);
+  return Tokenizer(std::make_shared<const Model>(Model{.bytes = std::move(bytes),
+                                                       .content = std::move(content),
+                                                       .merges = std::move(merges),
+                                                       .byte_ids = byte_ids,
+                                                       .unknown_id = *unknown_id,
+                                                       .identity = std::move(identity)}));
 }
 
 std::vector<int64_t> Tokenizer::encode(std::string_view caption) const { return encode(caption, 0, {}); }
@@ -157,56 +165,28 @@ std::vector<int64_t> Tokenizer::encode(std::string_view caption, double dropout,
   const std::string text = normalize_caption(caption);
   RandomStream stream(key);
   std::vector<int64_t> ids;
-  for (const auto piece : split_pieces(text)) encode_run(piece, dropout, dropout > 0 ? &stream : nullptr, ids);
-  return ids;
-}
-
-void Tokenizer::encode_run(std::string_view run, double dropout, RandomStream* stream,
-                           std::vector<int64_t>& ids) const {
-  auto symbols = split_characters(run);
-  std::priority_queue<Candidate> queue;
-  const auto propose = [&](int left, int right) {
-    if (left < 0 || right < 0) return;
-    const auto& first = symbols[static_cast<size_t>(left)].text;
-    const std::string_view merged(first.data(), first.size() + symbols[static_cast<size_t>(right)].text.size());
-    const auto found = model_->ids.find(merged);
-    if (found == model_->ids.end()) return;
-    queue.push({model_->content.pieces[static_cast<size_t>(found->second)].score, left, right, merged.size()});
-  };
-  for (int i = 1; i < static_cast<int>(symbols.size()); ++i) propose(i - 1, i);
-  while (!queue.empty()) {
-    const Candidate best = queue.top();
-    queue.pop();
-    auto& left = symbols[static_cast<size_t>(best.left)];
-    auto& right = symbols[static_cast<size_t>(best.right)];
-    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != best.size) continue;
-    if (stream != nullptr && stream->uniform() < dropout) continue;
-    left.text = std::string_view(left.text.data(), best.size);
-    right.text = {};
-    left.next = right.next;
-    if (right.next >= 0) symbols[static_cast<size_t>(right.next)].previous = best.left;
-    propose(left.previous, best.left);
-    propose(best.left, left.next);
-  }
-  for (const auto& symbol : symbols) {
-    if (!symbol.text.empty()) append_symbol(symbol.text, ids);
-  }
-}
-
-void Tokenizer::append_symbol(std::string_view symbol, std::vector<int64_t>& ids) const {
-  // A caption's own U+2581 must not be read back as a space: it goes to bytes.
-  const auto found = symbol == kSpacePiece ? model_->ids.end() : model_->ids.find(symbol == " " ? kSpacePiece : symbol);
-  if (found != model_->ids.end()) {
-    ids.push_back(found->second);
-    return;
-  }
-  for (const char c : symbol) {
-    if (model_->byte_ids[static_cast<unsigned char>(c)] < 0) {
-      ids.push_back(model_->unknown_id);
-      return;
+  ids.reserve(text.size());
+  std::vector<Symbol> symbols;
+  std::vector<int32_t> scratch;
+  for (size_t offset = 0; offset < text.size();) {
+    const size_t end = offset + first_piece(std::string_view(text).substr(offset)).size();
+    symbols.clear();
+    while (offset < end) {
+      const auto [character, length] = code_point_at(text, offset);
+      symbols.push_back({model_->symbol_of(character), static_cast<uint32_t>(offset)});
+      offset += length;
+    }
+    merge_neighbours(model_->merges, dropout, dropout > 0 ? &stream : nullptr, symbols, scratch);
+    for (const Symbol symbol : symbols) {
+      if (model_->merges.is_piece(symbol.id)) {
+        ids.push_back(symbol.id);
+      } else {
+        model_->append_bytes(std::string_view(text).substr(symbol.offset, code_point_at(text, symbol.offset).length),
+                             ids);
+      }
     }
   }
-  for (const char c : symbol) ids.push_back(model_->byte_ids[static_cast<unsigned char>(c)]);
+  return ids;
 }
 
 std::string Tokenizer::decode(std::span<const int64_t> ids) const {
@@ -241,6 +221,12 @@ std::string Tokenizer::piece(int64_t id) const {
   }
   return model_->content.pieces[static_cast<size_t>(id)].text;
 }
+
+bool Tokenizer::is_byte(int64_t id) const {
+  return id >= 0 && id < vocab_size() && model_->content.pieces[static_cast<size_t>(id)].type == PieceType::kByte;
+}
+
+int64_t Tokenizer::unknown_id() const { return model_->unknown_id; }
 
 const std::string& Tokenizer::model_bytes() const { return model_->bytes; }
 

@@ -8,7 +8,6 @@
 #include <unordered_map>
 
 #include "dalle/core/error.h"
-#include "dalle/core/logging.h"
 #include "dalle/core/str.h"
 #include "dalle/text/pretokenize.h"
 #include "dalle/text/sentencepiece_model.h"
@@ -82,7 +81,6 @@ std::vector<Word> choose_words(const Corpus& corpus, const std::set<char32_t>& a
   for (auto& [text, count] : counts) words.push_back({text, count});
   std::stable_sort(words.begin(), words.end(), [](const Word& a, const Word& b) { return a.count > b.count; });
   if (max_words > 0 && static_cast<int64_t>(words.size()) > max_words) {
-    log_warning(str("tokenizer: using the ", max_words, " most frequent of ", words.size(), " letter runs"));
     words.resize(static_cast<size_t>(max_words), Word{});
   }
   return words;
@@ -112,11 +110,12 @@ class WordIterator : public sentencepiece::SentenceIterator {
 void check_vocab_size(const TokenizerConfig& config, size_t alphabet_size) {
   const int64_t needed = static_cast<int64_t>(alphabet_size) + 1 + (config.byte_fallback ? 256 : 0);
   if (config.vocab_size >= needed) return;
-  throw ConfigError(Problem{.place = "vocab_size",
-                            .expected = str("at least ", needed, " (", alphabet_size, " characters, <unk>",
-                                            config.byte_fallback ? ", 256 bytes)" : ")"),
-                            .got = str(config.vocab_size),
-                            .hint = "raise vocab_size, lower character_coverage or switch byte_fallback off"});
+  throw ConfigError(
+      Problem{.place = "tokenizer.vocab_size",
+              .expected = str("at least ", needed, " (", alphabet_size, " characters, <unk>",
+                              config.byte_fallback ? ", 256 bytes)" : ")"),
+              .got = str(config.vocab_size),
+              .hint = "raise it, lower tokenizer.character_coverage or switch tokenizer.byte_fallback off"});
 }
 
 /// Characters that no letter run holds, as words of their own: SentencePiece's required_chars would do, but release
@@ -175,13 +174,7 @@ std::string train_tokenizer(const std::vector<std::string>& captions, const Toke
                             .hint = "look at the captions of the data set: it needs words of two letters or more"});
   }
   add_single_characters(corpus, alphabet, words);
-  std::string model = run_trainer(words, config);
-  const auto num_pieces = static_cast<int64_t>(parse_sentencepiece_model(model).pieces.size());
-  if (num_pieces < config.vocab_size) {
-    log_warning(
-        str("tokenizer: the captions support ", num_pieces, " pieces, fewer than vocab_size ", config.vocab_size));
-  }
-  return model;
+  return run_trainer(words, config);
 }
 
 }  // namespace dalle::text

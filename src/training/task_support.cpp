@@ -8,6 +8,7 @@
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
+#include "dalle/text/tokenizer_report.h"
 
 namespace dalle::training {
 
@@ -44,15 +45,8 @@ Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const
 }
 
 std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids) {
-  std::string text;
-  const Tensor row = ids.to(at::kCPU);
-  for (int64_t k = 0; k < row.size(0); ++k) {
-    const int64_t id = row[k].item<int64_t>();
-    if (id < 0 || id >= tokenizer.vocab_size()) continue;
-    const std::string piece = tokenizer.piece(id);
-    text += (text.empty() ? "" : "|") + (piece == "\u2581" ? "_" : piece);  // SentencePiece's mark of a space
-  }
-  return text;
+  const Tensor row = ids.to(at::kCPU).contiguous();
+  return text::shown_pieces(tokenizer, {row.const_data_ptr<int64_t>(), static_cast<size_t>(row.numel())});
 }
 
 std::string short_number(double value) {

@@ -1,13 +1,18 @@
 // What inspect-checkpoint prints.
 #include "dalle/models/inspect.h"
 
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 
 #include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "dalle/core/str.h"
 #include "dalle/models/load.h"
+#include "dalle/text/tokenizer.h"
+#include "dalle/text/tokenizer_trainer.h"
 #include "support/temp_directory.h"
 
 namespace dalle::models {
@@ -64,6 +69,49 @@ TEST(Inspect, AnEmptyPathAndAModelWithoutTokenizerAreConfigErrors) {
   EXPECT_THROW(run_inspect({}), ConfigError);
   ::testing::internal::CaptureStdout();
   EXPECT_THROW(run_inspect({.checkpoint = scratch / "c", .tokenize = "a cat"}), ConfigError);
+  ::testing::internal::GetCapturedStdout();
+}
+
+storage::Checkpoint prior_with_tokenizer(int64_t text_context, const text::Tokenizer& tokenizer) {
+  return {.kind = "prior",
+          .model_config_yaml = str("text_context: ", text_context, "\n"),
+          .model = {{"w", at::zeros({1})}},
+          .tokenizer = tokenizer.model_bytes()};
+}
+
+TEST(Inspect, TokenizeShowsPiecesIdsAndWhatIsCut) {
+  testing::TempDirectory scratch("inspect-tokenize");
+  const auto tokenizer =
+      text::Tokenizer::from_bytes(text::train_tokenizer({"the cat", "the cat"}, {.vocab_size = 270}));
+  storage::save_checkpoint(scratch / "wide", prior_with_tokenizer(16, tokenizer));
+  storage::save_checkpoint(scratch / "narrow", prior_with_tokenizer(4, tokenizer));
+  const auto ids = tokenizer.encode("the cat é");
+  ASSERT_EQ(ids.size(), 6U);
+  const std::string fits = printed({.checkpoint = scratch / "wide", .tokenize = " The CAT  é"});
+  EXPECT_THAT(fits, HasSubstr("normalised: the cat é\n6 tokens of the 15 that the model has slots for\n"));
+  EXPECT_THAT(fits, HasSubstr("pieces: the|_|cat|_|<0xC3>|<0xA9>\nids: " + str(ids[0], " ", ids[1], " ", ids[2])));
+  EXPECT_THAT(fits, Not(HasSubstr("reads back")));
+  const std::string cut = printed({.checkpoint = scratch / "narrow", .tokenize = "the cat é"});
+  EXPECT_THAT(cut, HasSubstr("6 tokens, cut to the 3 that the model has slots for"));
+  EXPECT_THAT(cut, HasSubstr("the model sees: the cat\n"));
+}
+
+TEST(Inspect, ATokenizerAloneCanBeLookedAtAsWell) {
+  testing::TempDirectory scratch("inspect-tokenizer");
+  const auto tokenizer = text::Tokenizer::from_bytes(
+      text::train_tokenizer({"the cat", "the cat"}, {.vocab_size = 30, .byte_fallback = false}));
+  write_file(scratch / "tokenizer.model", tokenizer.model_bytes());
+  for (const auto& path : {scratch.path(), scratch / "tokenizer.model"}) {
+    const std::string text = printed({.checkpoint = path, .tokenize = "the é"});
+    EXPECT_THAT(text,
+                HasSubstr(str("tokenizer: ", tokenizer.vocab_size(), " pieces, identity ", tokenizer.identity())));
+    EXPECT_THAT(text, HasSubstr("3 tokens\npieces: the|_|<unk>\n"));
+    EXPECT_THAT(text, HasSubstr("reads back as: the \u2047\n"));
+  }
+  ::testing::internal::CaptureStdout();
+  EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .tokenize = "\xFF"}), ConfigError);
+  EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .tensors = true}), ConfigError);
+  EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .verify = true}), ConfigError);
   ::testing::internal::GetCapturedStdout();
 }
 

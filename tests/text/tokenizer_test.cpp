@@ -13,6 +13,7 @@
 #include "dalle/text/pretokenize.h"
 #include "dalle/text/sentencepiece_model.h"
 #include "support/emoji_captions.h"
+#include "support/thrown_message.h"
 
 namespace dalle::text {
 namespace {
@@ -107,6 +108,11 @@ TEST(Tokenizer, DropoutSkipsMergesAtItsRate) {
   EXPECT_NEAR(apart / 4000.0, 0.1, 0.02);
 }
 
+TEST(Tokenizer, FullDropoutLeavesCharacters) {
+  const std::string caption = "red paper lantern";
+  EXPECT_EQ(tokenizer().encode(caption, 1, random_key(9, Purpose::kBpeDropout)).size(), caption.size());
+}
+
 TEST(Tokenizer, LongRunsStayFast) {
   // Quadratic merging would take minutes here.
   const std::string text(400000, 'a');
@@ -135,8 +141,41 @@ TEST(Tokenizer, IdentityCoversPiecesAndScores) {
   EXPECT_NE(Tokenizer::from_bytes(changed).identity(), tokenizer().identity());
 }
 
+TEST(Tokenizer, RefusesPiecesThatItsPreSplitCouldNeverReach) {
+  // SentencePiece would give such a piece's id where we never do: better no ids than other ones.
+  std::string changed = tokenizer().model_bytes();
+  const std::string piece = tokenizer().piece(257);
+  const size_t place = changed.find(std::string{'\n', static_cast<char>(piece.size())} + piece);
+  ASSERT_NE(place, std::string::npos);
+  changed[place + 2] = '7';
+  EXPECT_THAT(testing::message_of<CheckpointError>([&] { Tokenizer::from_bytes(changed); }),
+              ::testing::HasSubstr("'7" + piece.substr(1) + "'"));
+}
+
+TEST(Tokenizer, ADamagedModelIsRefusedOrEncodesWithoutHarm) {
+  const std::string& good = tokenizer().model_bytes();
+  const std::string text = "the red paper lantern, 日本 " + std::string(200, 'e');
+  int64_t num_refused = 0;
+  for (size_t place = 0; place < good.size(); place += 41) {
+    std::string damaged = good;
+    damaged[place] = static_cast<char>(~damaged[place]);
+    try {
+      const auto model = Tokenizer::from_bytes(damaged);
+      for (const int64_t id : model.encode(text, 0.1, random_key(1, Purpose::kBpeDropout))) {
+        ASSERT_GE(id, 0);
+        ASSERT_LT(id, model.vocab_size());
+      }
+    } catch (const CheckpointError&) {
+      ++num_refused;
+    }
+  }
+  EXPECT_GT(num_refused, 10);
+}
+
 TEST(Tokenizer, RefusesWhatIsNotAUsableModel) {
   EXPECT_THROW(Tokenizer::load("/nonexistent/tokenizer.model"), ConfigError);
+  EXPECT_THAT(testing::message_of<CheckpointError>([] { Tokenizer::load(golden("sentencepiece_ids.tsv")); }),
+              ::testing::HasSubstr("sentencepiece_ids.tsv: tokenizer model: expected a SentencePiece model file"));
   EXPECT_THROW(Tokenizer::from_bytes(""), CheckpointError);
   EXPECT_THROW(Tokenizer::from_bytes("not a model at all"), CheckpointError);
   const std::string& good = tokenizer().model_bytes();

@@ -3,12 +3,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sstream>
+
+#include "dalle/text/tokenizer_report.h"
 #include "training/tiny_runs.h"
 
 namespace dalle::training {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TokenizerTraining small_config() {
   TokenizerTraining config;
@@ -32,7 +36,27 @@ TEST(TokenizerRun, WritesATokenizerAndAReport) {
   EXPECT_EQ(read_file(scratch / "run/tokenizer.model"), text::train_tokenizer(captions, small_config().tokenizer));
   for (const auto& caption : captions) EXPECT_FALSE(tokenizer.encode(caption).empty()) << caption;
   EXPECT_EQ(read_file(scratch / "run/config.yaml"), "a: 1\n");
-  EXPECT_THAT(read_file(scratch / "run/log.txt"), HasSubstr(str(captions.size(), " captions, ")));
+  const std::string report = read_file(scratch / "run/report.txt");
+  EXPECT_EQ(report, text::describe(text::survey_tokenizer(tokenizer, captions), 340));
+  const std::string log = read_file(scratch / "run/log.txt");
+  std::istringstream lines(report);
+  for (std::string line; std::getline(lines, line);) EXPECT_THAT(log, HasSubstr(line));
+  EXPECT_THAT(log, Not(HasSubstr("hard_vocab_limit")));
+}
+
+TEST(TokenizerRun, TheLogSaysWhereTheCaptionsSetTheLimits) {
+  const testing::TempDirectory scratch("tokenizer-limits");
+  auto config = small_config();
+  config.tokenizer = {.vocab_size = 16384, .character_coverage = 0.9, .byte_fallback = false, .max_words = 5};
+  run_tokenizer_training(config, call_for(scratch / "run"));
+  set_log_file("");
+  const auto size = text::Tokenizer::load(scratch / "run/tokenizer.model").vocab_size();
+  const std::string log = read_file(scratch / "run/log.txt");
+  EXPECT_THAT(log, HasSubstr(str("warning the captions support ", size, " pieces, fewer than vocab_size 16,384")));
+  EXPECT_THAT(log, HasSubstr("hard_vocab_limit is off"));
+  EXPECT_THAT(log, HasSubstr("merges were learned from the 5 most frequent of"));
+  EXPECT_THAT(log, HasSubstr("become <unk> and cannot be read back"));
+  EXPECT_THAT(read_file(scratch / "run/report.txt"), HasSubstr("hard_vocab_limit is off"));
 }
 
 TEST(TokenizerRun, RefusesWithoutLeavingAnything) {

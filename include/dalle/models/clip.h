@@ -22,6 +22,9 @@ struct ClipConfig {
   int64_t embed_dim = 512;
   layers::Activation activation = layers::Activation::kQuickGelu;
 
+  /// Pieces of a caption between start and end of text.
+  int64_t max_caption_tokens() const { return text_context - 2; }
+
   static void visit_fields(auto& self, auto&& field) {
     field("image_size", self.image_size, "side of the square pictures", {.min = 1, .unit = "pixels"});
     field("patch_size", self.patch_size, "side of a patch; must divide image_size", {.min = 1, .unit = "pixels"});

@@ -21,9 +21,20 @@ std::string replace_invalid_utf8(std::string_view text);
 /// Throws DataError with the byte offset where the text is not UTF-8.
 std::string normalize_caption(std::string_view caption);
 
-/// Views into `text` whose concatenation is `text`: runs of letters (with the combining marks that follow them), and
-/// every other character alone. Expects valid UTF-8.
+/// What `text` begins with: a run of letters (with the combining marks that follow them), or one other character. Empty
+/// for an empty text. Expects valid UTF-8.
+std::string_view first_piece(std::string_view text);
+
+/// The whole text in such views, one after the other.
 std::vector<std::string_view> split_pieces(std::string_view text);
+
+struct CodePoint {
+  char32_t value = 0xFFFD;
+  size_t length = 1;  // bytes
+};
+
+/// The code point at `offset` < size; U+FFFD of length 1 where the bytes are not valid UTF-8.
+CodePoint code_point_at(std::string_view text, size_t offset);
 
 /// Code points of valid UTF-8, and one code point as UTF-8.
 std::vector<char32_t> to_code_points(std::string_view text);

@@ -20,7 +20,7 @@ namespace dalle::text {
 class Tokenizer {
  public:
   /// Throws ConfigError where the file does not exist, CheckpointError where it is damaged or not a BPE model with the
-  /// identity normaliser (only such models keep letters apart from everything else).
+  /// identity normaliser whose longer pieces are of letters alone (others would give ids unlike SentencePiece's).
   static Tokenizer load(const std::filesystem::path& path);
   static Tokenizer from_bytes(std::string model);
 
@@ -40,6 +40,10 @@ class Tokenizer {
   int64_t vocab_size() const;
   /// The piece as SentencePiece writes it ("▁" is a space, "<0x41>" a byte).
   std::string piece(int64_t id) const;
+  /// True for the piece of a byte.
+  bool is_byte(int64_t id) const;
+  /// Id of a character that has neither a piece nor byte pieces.
+  int64_t unknown_id() const;
   /// The model file, byte for byte.
   const std::string& model_bytes() const;
   /// Hash over pieces, scores, types and normaliser, not over training metadata: 32 hexadecimal digits.
@@ -48,8 +52,6 @@ class Tokenizer {
  private:
   struct Model;
   explicit Tokenizer(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
-  void encode_run(std::string_view run, double dropout, RandomStream* stream, std::vector<int64_t>& ids) const;
-  void append_symbol(std::string_view symbol, std::vector<int64_t>& ids) const;
 
   std::shared_ptr<const Model> model_;
 };

@@ -29,7 +29,7 @@ struct TokenizerConfig {
 };
 
 /// The bytes of a SentencePiece model. Deterministic: the same captions in any order give the same bytes. Where the
-/// captions support fewer pieces than vocab_size, the model is smaller and a log line says so.
+/// captions support fewer pieces than vocab_size, the model is smaller (hard_vocab_limit is off).
 /// Throws DataError where the captions hold no letter run of two letters or one is not UTF-8, ConfigError where
 /// vocab_size cannot hold the characters.
 std::string train_tokenizer(const std::vector<std::string>& captions, const TokenizerConfig& config);

@@ -27,7 +27,7 @@ Tensor to_unit_range(const Tensor& u8, at::Device device);
 Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,
                       const std::function<std::string(size_t)>& label = {});
 
-/// The pieces of a row of ids as text, "flag|_|of|_|japan"; ids outside the tokenizer's range are left out.
+/// The pieces of a row of ids as text, see text::shown_pieces.
 std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids);
 
 /// Three significant digits.

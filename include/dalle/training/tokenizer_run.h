@@ -1,4 +1,4 @@
-// train-tokenizer: captions of the data -> RUN/tokenizer.model and a report in the log.
+// train-tokenizer: captions of the data -> RUN/tokenizer.model, and how well it fits them in the log and RUN/report.txt.
 #pragma once
 
 #include "dalle/cli/command.h"
