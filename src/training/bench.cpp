@@ -80,7 +80,7 @@ void run_config(const BenchConfig& config, const BenchOptions& options, at::Devi
                                 {"peak_mib", static_cast<double>(peak[i]) / (1 << 20)}};
     if (i > 0) {
       line["ratio_to_ref"] = median_ratio(seconds[0], seconds[i]);
-      line["peak_to_ref"] = static_cast<double>(peak[i]) / static_cast<double>(peak[0]);
+      if (peak[0] > 0) line["peak_to_ref"] = static_cast<double>(peak[i]) / static_cast<double>(peak[0]);
       line["ref"] = subjects[0].impl;
     }
     std::cout << line.dump() << std::endl;

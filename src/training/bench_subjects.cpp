@@ -193,7 +193,8 @@ std::vector<BenchConfig> bench_configs() {
           prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", 64, 16, 4),
           prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", 256, 32, 1),
           prior_config(BenchJob::kSample, "small_64+16x16_b1", 64, 16, 1),
-          prior_config(BenchJob::kSample, "small_64+16x16_b8", 64, 16, 8)};
+          prior_config(BenchJob::kSample, "small_64+16x16_b8", 64, 16, 8),
+          tokenizer_bench_config()};
 }
 
 }  // namespace dalle::training

@@ -27,6 +27,21 @@ TEST(Bench, PrintsALineForEachImplementation) {
   EXPECT_GT(parsed[1]["ratio_to_ref"].get<double>(), 0);
 }
 
+TEST(Bench, TokenizeIsFasterThanSentencePiece) {
+  const auto outcome = run("dalle-bench", {"tokenize", "--rounds", "3", "--warmup", "0"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::vector<std::string> impls;
+  for (std::string text; std::getline(lines, text);) {
+    const auto line = nlohmann::json::parse(text);
+    impls.push_back(line["impl"]);
+    EXPECT_EQ(line["unit"], "captions/s");
+    EXPECT_FALSE(line.contains("peak_to_ref")) << "no tensors, so no ratio of them";
+    if (impls.size() > 1) EXPECT_GT(line["ratio_to_ref"].get<double>(), 1);
+  }
+  EXPECT_THAT(impls, ::testing::ElementsAre("sentencepiece", "ours", "ours_dropout_0.1"));
+}
+
 TEST(Bench, NamesItsConfigs) {
   const auto outcome = run("dalle-bench", {"dvae-train", "--config", "unheard_of"});
   EXPECT_EQ(outcome.exit_code, 2);

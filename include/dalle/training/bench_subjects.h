@@ -27,4 +27,7 @@ struct BenchConfig {
 
 std::vector<BenchConfig> bench_configs();
 
+/// Our tokenizer beside SentencePiece's encoder, with and without BPE dropout; one thread.
+BenchConfig tokenizer_bench_config();
+
 }  // namespace dalle::training
