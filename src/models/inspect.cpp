@@ -69,8 +69,10 @@ void print_pieces(const text::Tokenizer& tokenizer, const std::string& text, std
 /// The model file where `path` is a tokenizer or train-tokenizer's folder and no checkpoint.
 std::optional<std::filesystem::path> tokenizer_alone(const std::filesystem::path& path) {
   if (path.extension() == ".model" && std::filesystem::is_regular_file(path)) return path;
-  const bool in_folder = std::filesystem::is_regular_file(path / "tokenizer.model");
-  if (in_folder && !std::filesystem::exists(path / "MANIFEST.json")) return path / "tokenizer.model";
+  for (const char* of_checkpoint : {"MANIFEST.json", "model.safetensors"}) {
+    if (std::filesystem::exists(path / of_checkpoint)) return std::nullopt;  // perhaps a damaged one
+  }
+  if (std::filesystem::is_regular_file(path / "tokenizer.model")) return path / "tokenizer.model";
   return std::nullopt;
 }
 
@@ -97,7 +99,7 @@ int run_inspect(const InspectOptions& options) {
   if (!options.tokenize.empty() && checkpoint.tokenizer.empty()) {
     throw ConfigError(Problem{"--tokenize",
                               "the checkpoint of a model that reads text (prior, clip) or a tokenizer.model",
-                              "a " + checkpoint.kind + " without a tokenizer", ""});
+                              "a " + checkpoint.kind + ", which has no tokenizer", ""});
   }
   std::cout << path.string() << "\n"
             << "kind: " << checkpoint.kind << "\nstep: " << checkpoint.step

@@ -110,6 +110,10 @@ TEST(Inspect, ATokenizerAloneCanBeLookedAtAsWell) {
   }
   ::testing::internal::CaptureStdout();
   EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .tokenize = "\xFF"}), ConfigError);
+  std::filesystem::create_directory(scratch / "unfinished");
+  write_file(scratch / "unfinished/model.safetensors", "");
+  write_file(scratch / "unfinished/tokenizer.model", tokenizer.model_bytes());
+  EXPECT_THROW(run_inspect({.checkpoint = scratch / "unfinished"}), Error) << "a damaged checkpoint is no tokenizer";
   EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .tensors = true}), ConfigError);
   EXPECT_THROW(run_inspect({.checkpoint = scratch.path(), .verify = true}), ConfigError);
   ::testing::internal::GetCapturedStdout();
