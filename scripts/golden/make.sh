@@ -9,6 +9,6 @@ if [[ ! -x "$venv/bin/python" ]]; then
   "$venv/bin/pip" install --quiet --no-deps dall-e==0.1  # its other requirements serve downloads and tests
 fi
 export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
-for script in dvae transformer prior clip names adamw safetensors_file torch_files; do
+for script in dvae transformer prior prior_options clip names adamw safetensors_file torch_files; do
   "$venv/bin/python" "$script.py"
 done

@@ -45,7 +45,11 @@ Attention::Attention(Module& parent, std::string name, const TransformerOptions&
                {.in = options.dim,
                 .out = options.dim,
                 .init = matrix_init(options, options.dim, options.residual_init_scale)}),
-      num_heads(options.num_heads) {}
+      num_heads(options.num_heads) {
+  if (!options.qk_norm) return;
+  q_norm.emplace(*this, "q_norm", options.dim / options.num_heads);
+  k_norm.emplace(*this, "k_norm", options.dim / options.num_heads);
+}
 
 Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) const {
   const int64_t batch = x_BLD.size(0), length = x_BLD.size(1), dim = x_BLD.size(2);
@@ -53,7 +57,10 @@ Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) con
   const Tensor qkv = at::linear(x_BLD, in_proj_weight.tensor.to(type), in_proj_bias.tensor.to(type));
   // [B, L, 3, H, K] -> three of [B, H, L, K]
   const auto parts = qkv.view({batch, length, 3, num_heads, dim / num_heads}).permute({2, 0, 3, 1, 4}).unbind(0);
-  const Tensor out_BHLK = attend(parts[0], parts[1], parts[2]);
+  const auto normed = [&](const std::optional<LayerNorm>& norm, const Tensor& x) {
+    return norm ? norm->forward(x).to(type) : x;
+  };
+  const Tensor out_BHLK = attend(normed(q_norm, parts[0]), normed(k_norm, parts[1]), parts[2]);
   return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}));
 }
 
@@ -75,15 +82,25 @@ TransformerBlock::TransformerBlock(Module& parent, std::string name, const Trans
       attn(*this, "attn", options),
       ln_2(*this, "ln_2", options.dim),
       mlp(*this, "mlp", options),
-      compute_dtype(options.compute_dtype) {}
+      compute_dtype(options.compute_dtype) {
+  if (!options.sandwich_norm) return;
+  ln_1_post.emplace(*this, "ln_1_post", options.dim);
+  ln_2_post.emplace(*this, "ln_2_post", options.dim);
+}
 
-Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner,
-                                 int64_t layer) const {
-  const Tensor after_attention = runner.run(2 * layer, x_BLD, [this, attend](const Tensor& x) {
-    return x + attn.forward(ln_1.forward(x).to(compute_dtype), attend).to(x.scalar_type());
+Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner, int64_t layer,
+                                 const Dropout& dropout) const {
+  const int64_t index = 2 * layer;
+  const auto add = [dropout](const Tensor& x, const Tensor& branch, const std::optional<LayerNorm>& post,
+                             int64_t block) {
+    const Tensor out = (post ? post->forward(branch) : branch).to(x.scalar_type());
+    return x + dropout.apply(out, block + 1);
+  };
+  const Tensor after_attention = runner.run(index, x_BLD, [this, attend, add, index](const Tensor& x) {
+    return add(x, attn.forward(ln_1.forward(x).to(compute_dtype), attend), ln_1_post, index);
   });
-  return runner.run(2 * layer + 1, after_attention, [this](const Tensor& x) {
-    return x + mlp.forward(ln_2.forward(x).to(compute_dtype)).to(x.scalar_type());
+  return runner.run(index + 1, after_attention, [this, add, index](const Tensor& x) {
+    return add(x, mlp.forward(ln_2.forward(x).to(compute_dtype)), ln_2_post, index + 1);
   });
 }
 
@@ -95,11 +112,11 @@ Transformer::Transformer(Module& parent, std::string name, const TransformerOpti
 }
 
 Tensor Transformer::forward(const Tensor& x_BLD, const std::function<AttendFunction(int64_t)>& attend_of,
-                            BlockRunner& runner, int64_t first_layer) const {
+                            BlockRunner& runner, int64_t first_layer, const Dropout& dropout) const {
   Tensor x = x_BLD;
   for (size_t layer = 0; layer < resblocks.size(); ++layer) {
     const auto index = static_cast<int64_t>(layer);
-    x = resblocks[layer]->forward(x, attend_of(index), runner, first_layer + index);
+    x = resblocks[layer]->forward(x, attend_of(index), runner, first_layer + index, dropout);
   }
   return x;
 }

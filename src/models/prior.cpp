@@ -38,7 +38,13 @@ layers::TransformerOptions transformer_options(const PriorConfig& config, const 
           .activation = config.activation,
           .init_std_scale = config.init_scale,
           .residual_init_scale = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_layers)),
+          .sandwich_norm = config.sandwich_norm,
+          .qk_norm = config.qk_norm,
           .compute_dtype = compute.dtype};
+}
+
+Tensor logits_of(const Tensor& hidden, const HeadWeights& head, at::ScalarType dtype) {
+  return at::linear(hidden.to(dtype), head.weight_VD.to(dtype), head.bias_V.to(dtype)).to(hidden.scalar_type());
 }
 
 }  // namespace
@@ -71,6 +77,12 @@ void PriorConfig::validate(const std::string& place) const {
   }
 }
 
+OutputHead::OutputHead(Module& parent, std::string name, int64_t dim, int64_t targets, bool tied)
+    : Module(parent, std::move(name)) {
+  if (!tied) weight = &add_parameter("weight", {targets, dim}, layers::Init::zeros());
+  bias = &add_parameter("bias", {targets}, layers::Init::zeros(), /*decays=*/false);
+}
+
 Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
     : config_(validated(config)),
       compute_(compute),
@@ -85,10 +97,8 @@ Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
       start_embedding(*this, "start_embedding", 2, config.dim, config.embedding_init_std),
       transformer(*this, "transformer", transformer_options(config, compute)),
       ln_final(*this, "ln_final", config.dim),
-      // Zero at the start, as Child et al. 2019: the first loss is exactly ln V.
-      text_head(*this, "text_head", {.in = config.dim, .out = config.text_targets(), .init = layers::Init::zeros()}),
-      image_head(*this, "image_head",
-                 {.in = config.dim, .out = config.image_vocab_size, .init = layers::Init::zeros()}) {}
+      text_head(*this, "text_head", config.dim, config.text_targets(), config.tied_heads),
+      image_head(*this, "image_head", config.dim, config.image_vocab_size, config.tied_heads) {}
 
 const AttendFunction& Prior::attend_of(AttentionKind kind, int64_t length, at::Device device) const {
   const std::lock_guard lock(masks_->mutex);
@@ -130,27 +140,40 @@ Tensor Prior::embed_image_slots(const Tensor& tokens_Bn, int64_t first) const {
   return tokens + (rows + columns);
 }
 
-Tensor Prior::hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner) const {
+Tensor Prior::hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner,
+                     const layers::Dropout& dropout) const {
   const int64_t slots = std::min(image_BI.size(1) + 1, config_.image_context());
   // Slot j holds token j - 1: shift right by one; the entry of slot 0 is ignored.
   const Tensor shifted =
       at::cat({at::zeros({image_BI.size(0), 1}, image_BI.options()), image_BI.slice(1, 0, slots - 1)}, 1);
-  const Tensor x_BLD = at::cat({embed_text(caption_BT), embed_image_slots(shifted, 0)}, 1);
+  const Tensor x_BLD = dropout.apply(at::cat({embed_text(caption_BT), embed_image_slots(shifted, 0)}, 1), /*place=*/0);
   const int64_t length = x_BLD.size(1);
   const auto attend = [&](int64_t layer) { return attend_of(config_.layer_kind(layer), length, x_BLD.device()); };
-  return ln_final.forward(transformer.forward(x_BLD, attend, runner));
+  return ln_final.forward(transformer.forward(x_BLD, attend, runner, /*first_layer=*/0, dropout));
 }
 
 Tensor Prior::text_logits(const Tensor& hidden) const {
-  return text_head.forward(hidden.to(compute_.head_dtype)).to(hidden.scalar_type());
+  return logits_of(hidden, text_head_weights(), compute_.head_dtype);
 }
 
 Tensor Prior::image_logits(const Tensor& hidden) const {
-  return image_head.forward(hidden.to(compute_.head_dtype)).to(hidden.scalar_type());
+  return logits_of(hidden, image_head_weights(), compute_.head_dtype);
 }
 
-PriorOutput Prior::forward(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner) const {
-  const Tensor hidden_BLD = hidden(caption_BT, image_BI, runner);
+HeadWeights Prior::text_head_weights() const {
+  if (!config_.tied_heads) return {text_head.weight->tensor, text_head.bias->tensor};
+  const Tensor pieces = text_embedding.weight.tensor;
+  if (!config_.text_loss_on_pads) return {pieces, text_head.bias->tensor};
+  return {at::cat({pieces, text_pad_embedding.weight.tensor}), text_head.bias->tensor};
+}
+
+HeadWeights Prior::image_head_weights() const {
+  return {config_.tied_heads ? image_embedding.weight.tensor : image_head.weight->tensor, image_head.bias->tensor};
+}
+
+PriorOutput Prior::forward(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner,
+                           const layers::Dropout& dropout) const {
+  const Tensor hidden_BLD = hidden(caption_BT, image_BI, runner, dropout);
   const int64_t text = config_.text_context;
   return {.text_logits_BTV = text_logits(hidden_BLD.slice(1, 0, text - 1)),
           .image_logits_BIV = image_logits(hidden_BLD.slice(1, text))};

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "dalle/core/error.h"
+#include "dalle/layers/checkpoint_runner.h"
 #include "dalle/layers/cross_entropy.h"
 #include "support/golden.h"
 #include "support/parameter_list.h"
@@ -77,6 +78,58 @@ TEST(Prior, MatchesPyTorchForEveryAttentionKind) {
       EXPECT_TRUE(close_to(p->tensor.grad(), golden.at(str("grad.", order, ".", name)), 1e-5)) << order << " " << name;
     }
   }
+}
+
+TEST(Prior, ItsOptionsMatchPyTorch) {
+  const testing::Golden golden("prior_options.safetensors");
+  PriorConfig config = golden_config("paper");
+  config.activation = layers::Activation::kQuickGelu;
+  config.sandwich_norm = config.qk_norm = config.tied_heads = config.text_loss_on_pads = true;
+  Prior prior(config);
+  testing::load_golden(prior, golden);
+  const Tensor captions = golden.at("captions"), images = golden.at("images");
+  const PriorOutput out = prior.forward(captions, images);
+  EXPECT_TRUE(close_to(out.text_logits_BTV, golden.at("text_logits"), 1e-5));
+  EXPECT_TRUE(close_to(out.image_logits_BIV, golden.at("image_logits"), 1e-5));
+  const Tensor targets = prior.text_targets(captions);
+  const Tensor loss = layers::cross_entropy_sum(out.text_logits_BTV, targets) / targets.numel() / 8 +
+                      layers::cross_entropy_sum(out.image_logits_BIV, images) / images.numel() * 7 / 8;
+  EXPECT_TRUE(close_to(loss, golden.at("loss"), 1e-5));
+  loss.backward();
+  for (const auto& [name, p] : prior.named_parameters()) {
+    EXPECT_TRUE(close_to(p->tensor.grad(), golden.at("grad." + name), 1e-5)) << name;
+  }
+}
+
+TEST(Prior, TiedHeadsAreTheEmbeddings) {
+  PriorConfig config = golden_config("paper");
+  const int64_t separate = Prior(config).num_parameters();
+  config.tied_heads = true;
+  Prior prior(config);
+  EXPECT_EQ(prior.num_parameters(), separate - (11 + 13) * 16) << "no second table";
+  EXPECT_TRUE(prior.text_head_weights().weight_VD.is_same(prior.text_embedding.weight.tensor));
+  EXPECT_TRUE(prior.image_head_weights().weight_VD.is_same(prior.image_embedding.weight.tensor));
+  EXPECT_EQ(prior.text_head_weights().bias_V.sizes(), (Shape{11}));
+  EXPECT_EQ(prior.image_head.weight, nullptr);
+}
+
+TEST(Prior, DropoutFollowsItsSamplesNotTheirBatch) {
+  const auto prior = testing::small_prior({AttentionKind::kRow, AttentionKind::kColumn});
+  const auto [caption, image] = testing::random_tokens(*prior, 3);
+  const layers::Dropout dropout{.rate = 0.3, .seed = 7, .positions = {40, 41, 42}};
+  const PriorOutput all = prior->forward(caption, image, layers::plain_runner(), dropout);
+  EXPECT_FALSE(close_to(all.image_logits_BIV, prior->forward(caption, image).image_logits_BIV, 1e-2));
+  const PriorOutput one =
+      prior->forward(caption.slice(0, 1, 2), image.slice(0, 1, 2), layers::plain_runner(), {0.3, 7, {41}});
+  EXPECT_TRUE(close_to(all.image_logits_BIV.slice(0, 1, 2), one.image_logits_BIV, 1e-5));
+  layers::CheckpointRunner checkpointed;
+  const auto gradients = [&](layers::BlockRunner& runner) {
+    for (const auto& [name, p] : prior->named_parameters()) p->tensor.mutable_grad().reset();
+    prior->forward(caption, image, runner, dropout).image_logits_BIV.square().sum().backward();
+    return prior->transformer.resblocks[0]->attn.in_proj_weight.tensor.grad().clone();
+  };
+  EXPECT_TRUE(testing::bitwise_equal(gradients(checkpointed), gradients(layers::plain_runner())))
+      << "a block that is computed again must drop the same numbers";
 }
 
 TEST(Prior, KindsFollowTheLayerOrder) {

@@ -6,11 +6,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "dalle/core/enum_names.h"
 #include "dalle/layers/block_runner.h"
+#include "dalle/layers/dropout.h"
 #include "dalle/layers/leaf.h"
 
 namespace dalle::layers {
@@ -25,8 +27,10 @@ struct TransformerOptions {
   int64_t num_layers = 4;
   int64_t mlp_ratio = 4;
   Activation activation = Activation::kGelu;
-  double init_std_scale = 1.0;                // weights N(0, (scale / sqrt(fan_in))^2)
-  double residual_init_scale = 1.0;           // extra factor on the two output projections of each layer
+  double init_std_scale = 1.0;       // weights N(0, (scale / sqrt(fan_in))^2)
+  double residual_init_scale = 1.0;  // extra factor on the two output projections of each layer
+  bool sandwich_norm = false;  // a second layer norm on what each residual branch gives (Ding et al. 2021, CogView)
+  bool qk_norm = false;        // layer norm over head_dim on queries and keys (Henry et al. 2020)
   at::ScalarType compute_dtype = at::kFloat;  // matrix work; the residual stream and layer norms stay f32
 };
 
@@ -46,6 +50,8 @@ struct Attention : Module {
   Parameter& in_proj_weight;  // [3D, D]: q, k, v
   Parameter& in_proj_bias;
   Linear out_proj;
+  std::optional<LayerNorm> q_norm;  // with qk_norm: over head_dim, one gain for all heads
+  std::optional<LayerNorm> k_norm;
   int64_t num_heads;
 };
 
@@ -57,14 +63,19 @@ struct Mlp : Module {
   Activation activation;
 };
 
-/// x + attn(ln_1(x)), then x + mlp(ln_2(x)): two residual blocks, run as indices 2*layer and 2*layer + 1.
+/// x + attn(ln_1(x)), then x + mlp(ln_2(x)): two residual blocks, run as indices 2*layer and 2*layer + 1. With
+/// sandwich_norm the branches are ln_1_post(attn(..)) and ln_2_post(mlp(..)), in f32. Dropout is the last thing on a
+/// branch; its place is the block's index + 1.
 struct TransformerBlock : Module {
   TransformerBlock(Module& parent, std::string name, const TransformerOptions& options);
-  Tensor forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner, int64_t layer) const;
+  Tensor forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner, int64_t layer,
+                 const Dropout& dropout = {}) const;
   LayerNorm ln_1;
   Attention attn;
   LayerNorm ln_2;
   Mlp mlp;
+  std::optional<LayerNorm> ln_1_post;  // with sandwich_norm
+  std::optional<LayerNorm> ln_2_post;
   at::ScalarType compute_dtype;
 };
 
@@ -74,7 +85,7 @@ struct Transformer : Module {
   /// attend_of(layer) gives each layer's attention. first_layer: layers of the model that ran before this stack, for the
   /// runner's indices.
   Tensor forward(const Tensor& x_BLD, const std::function<AttendFunction(int64_t layer)>& attend_of,
-                 BlockRunner& runner, int64_t first_layer = 0) const;
+                 BlockRunner& runner, int64_t first_layer = 0, const Dropout& dropout = {}) const;
   Module resblocks_scope;
   std::vector<std::unique_ptr<TransformerBlock>> resblocks;
 };

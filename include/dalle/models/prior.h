@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dalle/layers/attention_mask.h"
+#include "dalle/layers/dropout.h"
 #include "dalle/layers/transformer.h"
 
 namespace dalle::models {
@@ -35,6 +36,9 @@ struct PriorConfig {
   int64_t conv_kernel = 11;
   layers::ConvMaskEdge conv_mask_edge = layers::ConvMaskEdge::kRaster;
   layers::Activation activation = layers::Activation::kGelu;
+  bool sandwich_norm = false;
+  bool qk_norm = false;
+  bool tied_heads = false;
   bool text_loss_on_pads = false;
   double init_scale = 0.125;
   double embedding_init_std = 0.02;
@@ -62,6 +66,12 @@ struct PriorConfig {
     field("conv_kernel", self.conv_kernel, "side of the convolutional mask; odd", {.min = 1});
     field("conv_mask_edge", self.conv_mask_edge, "what the convolutional mask does at the left and right edge");
     field("activation", self.activation, "non-linearity of the MLP");
+    field("sandwich_norm", self.sandwich_norm,
+          "a second layer norm at the end of each residual branch (CogView), for training in 16 bits");
+    field("qk_norm", self.qk_norm, "layer norm over each head's queries and keys, for high learning rates");
+    field("tied_heads", self.tied_heads,
+          "the output heads use the token embeddings as their weights (paper: separate); the first loss is then not ln "
+          "V, because embeddings do not start at zero");
     field("text_loss_on_pads", self.text_loss_on_pads,
           "count padded text positions in the text loss, with their own target ids");
     field("init_scale", self.init_scale,
@@ -86,6 +96,21 @@ struct PriorOutput {
 /// Target id for "no target" in text targets and the id of an empty caption slot.
 inline constexpr int64_t kPadToken = -1;
 
+/// An output head's weight [V, D] and bias [V], f32 masters, wherever the weight lives: what a loss that never makes the
+/// logits as a whole needs.
+struct HeadWeights {
+  Tensor weight_VD;
+  Tensor bias_V;
+};
+
+/// Parameters of an output head, zero at the start (Child et al. 2019: the first loss is exactly ln V). A tied head has
+/// a bias only.
+struct OutputHead : layers::Module {
+  OutputHead(Module& parent, std::string name, int64_t dim, int64_t targets, bool tied);
+  layers::Parameter* weight = nullptr;  // [targets, dim]; null where tied
+  layers::Parameter* bias = nullptr;
+};
+
 class Prior : public layers::Module {
  public:
   explicit Prior(const PriorConfig& config, const PriorCompute& compute = {});
@@ -93,10 +118,10 @@ class Prior : public layers::Module {
   /// caption_BT: int64 [B, T - 1] piece ids, kPadToken past the end. image_BI: int64 [B, n] with the first n <= I image
   /// tokens (training passes I or I - 1; the last is never fed). Heads run on their own slots only.
   PriorOutput forward(const Tensor& caption_BT, const Tensor& image_BI,
-                      layers::BlockRunner& runner = layers::plain_runner()) const;
+                      layers::BlockRunner& runner = layers::plain_runner(), const layers::Dropout& dropout = {}) const;
   /// Residual stream after the layers and the final norm, [B, T + m, D] f32, for the first m = min(n + 1, I) image slots.
-  Tensor hidden(const Tensor& caption_BT, const Tensor& image_BI,
-                layers::BlockRunner& runner = layers::plain_runner()) const;
+  Tensor hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner = layers::plain_runner(),
+                const layers::Dropout& dropout = {}) const;
 
   /// Inputs of the text slots, [B, T, D], f32.
   Tensor embed_text(const Tensor& caption_BT) const;
@@ -105,6 +130,9 @@ class Prior : public layers::Module {
   Tensor embed_image_slots(const Tensor& tokens_Bn, int64_t first) const;
   Tensor text_logits(const Tensor& hidden) const;   // f32
   Tensor image_logits(const Tensor& hidden) const;  // f32
+  /// A tied text head over pads is the embeddings of the pieces, then those of the pads.
+  HeadWeights text_head_weights() const;
+  HeadWeights image_head_weights() const;
 
   /// Text targets [B, T - 1] of captions: the pieces, and at pads kPadToken or the pad's own id.
   Tensor text_targets(const Tensor& caption_BT) const;
@@ -130,8 +158,8 @@ class Prior : public layers::Module {
   layers::Embedding start_embedding;          // [2, D]: start of text, start of image
   layers::Transformer transformer;
   layers::LayerNorm ln_final;
-  layers::Linear text_head;
-  layers::Linear image_head;
+  OutputHead text_head;
+  OutputHead image_head;
 };
 
 }  // namespace dalle::models
