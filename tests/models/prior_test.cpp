@@ -97,7 +97,11 @@ TEST(Prior, ItsOptionsMatchPyTorch) {
   EXPECT_TRUE(close_to(loss, golden.at("loss"), 1e-5));
   loss.backward();
   for (const auto& [name, p] : prior.named_parameters()) {
-    EXPECT_TRUE(close_to(p->tensor.grad(), golden.at("grad." + name), 1e-5)) << name;
+    if (name.ends_with("k_norm.bias")) {  // adds the same to a query's every score, which the softmax does not see
+      EXPECT_LT(p->tensor.grad().abs().max().item<double>(), 1e-6) << name;
+    } else {
+      EXPECT_TRUE(close_to(p->tensor.grad(), golden.at("grad." + name), 1e-5)) << name;
+    }
   }
 }
 
