@@ -44,6 +44,7 @@ std::string format_status(const StatusFormat& format, const StatusUpdate& update
   for (const auto& [name, value] : update.extra) parts.push_back(name + " " + format_value(value));
   parts.push_back(str(format_rate(update.items_per_second), " ", format.unit, "/s"));
   if (update.wait_share) parts.push_back(str("wait ", std::lround(100 * *update.wait_share), "%"));
+  if (update.mfu) parts.push_back(str("mfu ", std::lround(100 * *update.mfu), "%"));
   if (format.seconds_left >= 0) parts.push_back("left " + format_duration(format.seconds_left));
 
   const size_t first_extra = update.loss ? 2 : 1;

@@ -1,7 +1,10 @@
 #include "dalle/models/summary.h"
 
-#include <cstdio>
+#include <c10/core/ScalarType.h>
 
+#include <algorithm>
+
+#include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
 
 namespace dalle::models {
@@ -56,24 +59,6 @@ double transformer_flops(int64_t dim, int64_t layers, int64_t mlp_ratio, double 
          (2 * (4.0 + 2.0 * static_cast<double>(mlp_ratio)) * d * d * positions + 4 * d * pairs);
 }
 
-std::string scaled(double value, const char* unit) {
-  const char* prefixes[] = {"", "k", "M", "G", "T", "P", "E"};
-  size_t index = 0;
-  while (value >= 1000 && index + 1 < std::size(prefixes)) {
-    value /= 1000;
-    ++index;
-  }
-  char text[64];
-  std::snprintf(text, sizeof text, "%.3g %s%s", value, prefixes[index], unit);
-  return text;
-}
-
-std::string grouped(int64_t number) {
-  std::string text = std::to_string(number);
-  for (auto at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(static_cast<size_t>(at), ",");
-  return text;
-}
-
 }  // namespace
 
 Summary summarize(const Dvae& model) {
@@ -113,10 +98,32 @@ Summary summarize(const Clip& model) {
   return summary;
 }
 
+double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
+                        bool activation_checkpointing) {
+  const auto number = [](int64_t value) { return static_cast<double>(value); };
+  const double d = number(config.dim), ratio = number(config.mlp_ratio), layers = number(config.num_layers);
+  const double bytes = number(static_cast<int64_t>(c10::elementSize(compute.dtype)));
+  const double head_bytes = number(static_cast<int64_t>(c10::elementSize(compute.head_dtype)));
+  const double slots = number(micro_batch * config.layout().length());
+  // Kept of a layer: two f32 states of the residual stream; normed input, q, k, v and output of attention, normed input
+  // of the MLP and its hidden layer before and after the non-linearity, in the compute type. Options add f32 inputs of
+  // norms.
+  const double options = (config.sandwich_norm ? 8 : 0) + (config.qk_norm ? 8 : 0);
+  const double block = slots * d * (8 + bytes * (6 + 2 * ratio) + options);
+  const double casts = bytes < 4 ? (4 + 2 * ratio) * d * d * bytes : 0;          // weights in the compute type
+  const double again = slots * d * (4 + bytes * (1 + 2 * ratio) + options / 2);  // one MLP, computed again
+  const double kept = activation_checkpointing ? layers * slots * d * 8 + again + casts : layers * (block + casts);
+  const double gradients = slots * d * (4 + bytes * (1 + ratio));  // of the block at work
+  // Logits in the head's type, in f32, their log-softmax and its gradient.
+  const double logits = number(micro_batch) * (number((config.text_context - 1) * config.text_targets()) +
+                                               number(config.image_context() * config.image_vocab_size));
+  return kept + std::max(gradients, logits * 4) + logits * (4 + (head_bytes < 4 ? head_bytes + 4 : 4));
+}
+
 std::string describe(const Summary& summary, int64_t batch_size) {
   const double step = 3 * summary.forward_flops_per_sample * static_cast<double>(batch_size);
-  return str("parameters: ", grouped(summary.num_parameters), " in ", grouped(summary.num_tensors), " tensors\n",
-             "training step at batch ", batch_size, ": ", scaled(step, "FLOP"), " of matrix work\n",
+  return str("parameters: ", grouped_digits(summary.num_parameters), " in ", grouped_digits(summary.num_tensors),
+             " tensors\n", "training step at batch ", batch_size, ": ", scaled(step, "FLOP"), " of matrix work\n",
              "training state (f32 weights, gradients, two moments, EMA): ", scaled(summary.training_state_bytes, "B"),
              "; activations come on top and grow with the micro-batch");
 }

@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "dalle/core/tensor_memory.h"
+#include "dalle/layers/checkpoint_runner.h"
+#include "dalle/layers/cross_entropy.h"
+
 namespace dalle::models {
 namespace {
 
@@ -79,6 +83,47 @@ TEST(Summary, PriorAtPaperSizeIsTwelveBillion) {
   const double pairs = 64 * text + 47 * 33'264.0 + 16 * 16'896.0 + 57'169;
   const double expected = 64 * 24 * d * d * 1280 + 4 * d * pairs + 2 * d * (16384 * 255.0 + 8192 * 1024.0);
   EXPECT_NEAR(summary.forward_flops_per_sample / expected, 1, 1e-12);
+}
+
+/// What a step takes on top of weights and gradients, counted at the allocator.
+double measured_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t batch, bool checkpointing) {
+  Prior prior(config, compute);
+  prior.materialize(at::kCPU);
+  prior.initialize(0);
+  for (const auto& [name, p] : prior.named_parameters()) p->tensor.mutable_grad() = at::zeros_like(p->tensor);
+  const Tensor captions = at::zeros({batch, config.max_caption_tokens()}, at::kLong);
+  const Tensor images = at::zeros({batch, config.image_context()}, at::kLong);
+  layers::CheckpointRunner checkpointed;
+  const auto step = [&] {
+    const auto out = prior.forward(captions, images, checkpointing ? checkpointed : layers::plain_runner());
+    (layers::cross_entropy_sum(out.text_logits_BTV, captions) + layers::cross_entropy_sum(out.image_logits_BIV, images))
+        .backward();
+  };
+  step();  // masks are made once
+  return static_cast<double>(peak_tensor_bytes(step));
+}
+
+TEST(SummaryMemory, TheEstimateIsNearWhatIsMeasured) {
+  const PriorConfig deep{.text_context = 16,
+                         .text_vocab_size = 64,
+                         .grid_size = 12,
+                         .image_vocab_size = 64,
+                         .dim = 128,
+                         .num_heads = 2,
+                         .num_layers = 6};
+  PriorConfig wide_vocabulary = deep;
+  wide_vocabulary.image_vocab_size = 4096;
+  wide_vocabulary.num_layers = 2;
+  for (const PriorConfig& config : {deep, wide_vocabulary}) {
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      for (const bool checkpointing : {false, true}) {
+        const double estimate = activation_bytes(config, {type, type}, 8, checkpointing);
+        const double measured = measured_bytes(config, {type, type}, 8, checkpointing);
+        EXPECT_NEAR(estimate / measured, 1, 0.25)
+            << config.num_layers << " layers, " << type << (checkpointing ? ", checkpointed: " : ": ") << measured;
+      }
+    }
+  }
 }
 
 TEST(Summary, ClipAtVitB32) {

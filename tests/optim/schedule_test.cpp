@@ -41,6 +41,22 @@ TEST(Schedule, ThePriorsWarmUpAndHalvings) {
   EXPECT_DOUBLE_EQ(value(lr, 430'000), 1.40625e-5);  // 4.5e-4 / 32
 }
 
+TEST(Schedule, HalvingsOfAPlateauComeOnTopOfTheListed) {
+  const ScheduleConfig lr{.type = ScheduleType::kWarmupHalving,
+                          .start = 8,
+                          .warmup_steps = 2,
+                          .halve_at = {10},
+                          .plateau = {.patience_steps = 5}};
+  EXPECT_EQ(value(lr, 1, 1), 4) << "the warm-up rises to the start; halvings begin after it";
+  EXPECT_EQ(value(lr, 9, 0), 8);
+  EXPECT_EQ(value(lr, 9, 2), 2);
+  EXPECT_EQ(value(lr, 10, 2), 1);
+  EXPECT_EQ(num_halvings(lr, 9, 2), 2);
+  EXPECT_EQ(num_halvings(lr, 10, 2), 3);
+  EXPECT_EQ(num_halvings({.start = 1}, 10, 2), 0);
+  EXPECT_EQ(value({.start = 1}, 10, 2), 1);
+}
+
 TEST(Schedule, ConstantAndCosineTakeAWarmUp) {
   const ScheduleConfig constant{.start = 3, .end = 9, .warmup_steps = 4};
   EXPECT_DOUBLE_EQ(value(constant, 1), 0.75);
@@ -60,7 +76,14 @@ TEST(Schedule, LoadsFromYamlAndChecksHalvings) {
   const auto config = config::load_config<ScheduleConfig>(
       config::parse_yaml("{type: warmup_halving, start: 1.0, warmup_steps: 5, halve_at: [10, 20]}", "x.yaml"));
   EXPECT_EQ(value(config, 20), 0.25);
-  EXPECT_THROW(config::load_config<ScheduleConfig>(config::parse_yaml("halve_at: [20, 20]", "x.yaml")), ConfigError);
+  const auto load = [](const std::string& yaml) {
+    return config::load_config<ScheduleConfig>(config::parse_yaml(yaml, "x.yaml"));
+  };
+  EXPECT_THROW(load("{type: warmup_halving, halve_at: [20, 20]}"), ConfigError);
+  EXPECT_THROW(load("{type: cosine, halve_at: [20]}"), ConfigError);
+  EXPECT_THROW(load("{type: warmup_halving, warmup_steps: 30, halve_at: [20]}"), ConfigError);
+  EXPECT_THROW(load("{plateau: {patience_steps: 20}}"), ConfigError);
+  EXPECT_EQ(load("{type: warmup_halving, plateau: {patience_steps: 20}}").plateau.patience_steps, 20);
   EXPECT_THROW(config::load_config<ScheduleConfig>(config::parse_yaml("type: linear", "x.yaml")), ConfigError);
   for (const auto& row : config::describe<ScheduleConfig>()) EXPECT_TRUE(row.changeable) << row.path;
 }

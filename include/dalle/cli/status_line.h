@@ -16,6 +16,7 @@ struct StatusUpdate {
   std::optional<double> loss;  // left out where there is none
   double items_per_second = 0;
   std::optional<double> wait_share;                   // of the time, waiting for data, 0..1
+  std::optional<double> mfu;                          // model FLOPs utilisation, 0..1
   std::vector<std::pair<std::string, double>> extra;  // shown after the loss; the first to go where room is short
 };
 
@@ -75,7 +76,7 @@ struct StatusFormat {
   bool is_utf8 = false;
 };
 
-/// "prior 1200/5000 24% | loss 0.1234 | 312 images/s | wait 3% | left 4m12s", shortened to max_width: extras go first,
+/// "prior 1200/5000 24% | loss 0.1234 | 312 images/s | wait 3% | mfu 31% | left 4m12s", shortened to max_width: extras go first,
 /// then the parts from the right.
 std::string format_status(const StatusFormat& format, const StatusUpdate& update);
 

@@ -23,6 +23,12 @@ Summary summarize(const Dvae& model);
 Summary summarize(const Prior& model);
 Summary summarize(const Clip& model);
 
+/// Estimated peak of tensor bytes that a forward and backward pass over `micro_batch` samples takes on top of the training
+/// state: what is kept for the backward pass, weights in the compute type, logits. Holds to about a quarter
+/// (SummaryMemory.*); activations outweigh the rest in all but tiny models.
+double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
+                        bool activation_checkpointing);
+
 /// A few lines for people: parameters, FLOPs per step at `batch_size`, memory of the training state.
 std::string describe(const Summary& summary, int64_t batch_size);
 

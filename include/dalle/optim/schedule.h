@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dalle/core/enum_names.h"
+#include "dalle/optim/plateau.h"
 
 namespace dalle::optim {
 
@@ -23,11 +24,13 @@ struct ScheduleConfig {
   int64_t steps = 1;
   int64_t warmup_steps = 0;
   std::vector<int64_t> halve_at;
+  PlateauConfig plateau;
 
   static void visit_fields(auto& self, auto&& field) {
-    field("type", self.type,
-          "constant = start; cosine = start to end over steps; warmup_halving = start, halved at halve_at",
-          {.changeable = true});
+    field(
+        "type", self.type,
+        "constant = start; cosine = start to end over steps; warmup_halving = start, halved at halve_at and by plateau",
+        {.changeable = true});
     field("start", self.start, "value at the beginning, after the warm-up", {.changeable = true});
     field("end", self.end, "value from the end of a cosine on", {.changeable = true});
     field("steps", self.steps, "length of a cosine", {.min = 1, .unit = "steps", .changeable = true});
@@ -35,14 +38,19 @@ struct ScheduleConfig {
           {.min = 0, .unit = "steps", .changeable = true});
     field("halve_at", self.halve_at, "steps from which on the value is halved once more, for warmup_halving",
           {.min = 0, .unit = "steps", .changeable = true});
+    field("plateau", self.plateau, "halvings of warmup_halving where validation stops improving");
   }
-  /// Throws ConfigError where halve_at does not rise.
+  /// Throws ConfigError where halve_at does not rise, or a key is given that `type` does not use.
   void validate(const std::string& place) const;
 };
 
 /// The value for the update after `step` updates were done (the first has step 0). During the warm-up it is
 /// start * step / warmup_steps: 0 for the first update. A cosine begins after the warm-up.
-double value(const ScheduleConfig& config, int64_t step);
+/// plateau_halvings: those that a Plateau has asked for so far.
+double value(const ScheduleConfig& config, int64_t step, int64_t plateau_halvings = 0);
+
+/// Halvings in force at `step` of warmup_halving, listed ones and the plateau's; 0 for other types.
+int64_t num_halvings(const ScheduleConfig& config, int64_t step, int64_t plateau_halvings = 0);
 
 }  // namespace dalle::optim
 

@@ -1,0 +1,28 @@
+// Which parameters weight decay applies to, as a rule that can be printed: matrices and kernels decay; gains, biases and
+// embeddings do not (the paper, B.2, gives the number alone).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dalle/layers/module.h"
+
+namespace dalle::optim {
+
+struct ParameterGroup {
+  std::string rule;  // "matrices and kernels"
+  double weight_decay = 0;
+  int64_t num_tensors = 0;
+  int64_t num_parameters = 0;
+};
+
+/// The groups of the trained parameters, those that decay first; frozen ones belong to none. Groups without parameters
+/// are left out.
+std::vector<ParameterGroup> parameter_groups(const std::vector<layers::NamedParameter>& parameters,
+                                             double weight_decay);
+
+/// "weight decay 0.045: matrices and kernels, 26 tensors of 3,145,728 numbers; 0: gains, biases and embeddings, ..."
+std::string describe(const std::vector<ParameterGroup>& groups);
+
+}  // namespace dalle::optim

@@ -1,0 +1,37 @@
+#include "dalle/optim/plateau.h"
+
+#include <cmath>
+
+namespace dalle::optim {
+
+bool Plateau::observe(int64_t step, double value) {
+  if (!is_on()) return false;
+  if (std::isfinite(value) && (!has_best_ || value < best_ - config_.min_improvement)) {
+    has_best_ = true;
+    best_ = value;
+    since_ = step;
+    return false;
+  }
+  if (!has_best_ || num_halvings_ >= config_.max_halvings || step - since_ < config_.patience_steps) return false;
+  since_ = step;
+  ++num_halvings_;
+  return true;
+}
+
+std::map<std::string, double> Plateau::state() const {
+  if (!has_best_) return {};
+  return {{"plateau_best", best_},
+          {"plateau_since", static_cast<double>(since_)},
+          {"plateau_halvings", static_cast<double>(num_halvings_)}};
+}
+
+void Plateau::load_state(const std::map<std::string, double>& scalars) {
+  const auto best = scalars.find("plateau_best"), since = scalars.find("plateau_since"),
+             halvings = scalars.find("plateau_halvings");
+  has_best_ = best != scalars.end() && since != scalars.end() && halvings != scalars.end();
+  best_ = has_best_ ? best->second : 0;
+  since_ = has_best_ ? static_cast<int64_t>(since->second) : 0;
+  num_halvings_ = has_best_ ? static_cast<int64_t>(halvings->second) : 0;
+}
+
+}  // namespace dalle::optim
