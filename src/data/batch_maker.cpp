@@ -7,6 +7,7 @@
 #include "dalle/core/error.h"
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
+#include "dalle/data/captions.h"
 
 namespace dalle::data {
 namespace {
@@ -29,11 +30,14 @@ BatchMaker::BatchMaker(const Dataset& dataset, const DataConfig& config, LoaderO
       transform_(transform_options(config, options_.image_size)),
       background_(parse_background(config.background)),
       order_(dataset.size(), options_.seed, config.num_streams, options_.shuffle) {
-  if (options_.world_size < 1 || options_.batch_size < 1 || options_.batch_size % options_.world_size != 0) {
-    throw ConfigError(Problem{.place = "batch_size",
-                              .expected = str("a multiple of the number of processes (", options_.world_size, ")"),
-                              .got = str(options_.batch_size)});
-  }
+  check_batch_split(options_);
+}
+
+void check_batch_split(const LoaderOptions& options) {
+  if (options.world_size >= 1 && options.batch_size >= 1 && options.batch_size % options.world_size == 0) return;
+  throw ConfigError(Problem{.place = "batch_size",
+                            .expected = str("a multiple of the number of processes (", options.world_size, ")"),
+                            .got = str(options.batch_size)});
 }
 
 MadeBatch BatchMaker::make(int64_t number) const {
@@ -69,8 +73,8 @@ std::optional<BatchMaker::Item> BatchMaker::try_sample(int64_t index, int64_t po
     RawSample raw = dataset_.read(index);
     const Tensor image = decode_picture(raw.picture, background_);
     const auto key = random_key(options_.seed, Purpose::kAugment, static_cast<uint64_t>(position));
-    return Item{transform_picture(image, transform_, key), std::move(raw.key), choose_caption(raw.captions, position),
-                index};
+    return Item{transform_picture(image, transform_, key), std::move(raw.key),
+                choose_caption(raw.captions, config_.caption, options_.seed, position), index};
   } catch (const DataError& error) {
     made.bad.push_back({index, str(dataset_.place(index), ": ", error.what())});
     return std::nullopt;
@@ -83,12 +87,6 @@ BatchMaker::Item BatchMaker::replace(int64_t index, int64_t position, MadeBatch&
     if (auto item = try_sample((index + i) % dataset_.size(), position, made)) return std::move(*item);
   }
   fail_all_bad(made, str(tries + 1, " samples in a row without one"));
-}
-
-std::string BatchMaker::choose_caption(const std::vector<std::string>& captions, int64_t position) const {
-  if (config_.caption == CaptionChoice::kFirst || captions.size() == 1) return captions.front();
-  RandomStream stream(random_key(options_.seed, Purpose::kCaptionChoice, static_cast<uint64_t>(position)));
-  return captions[static_cast<size_t>(stream.integer(0, static_cast<int64_t>(captions.size()) - 1))];
 }
 
 Tensor stack_ids(const std::vector<std::vector<int64_t>>& ids) {

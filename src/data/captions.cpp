@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "dalle/core/random.h"
 #include "dalle/core/str.h"
 #include "dalle/text/pretokenize.h"
 
@@ -58,6 +59,13 @@ ParsedCaptions parse_caption_json(std::string_view text) {
     }
   }
   return parsed;
+}
+
+const std::string& choose_caption(const std::vector<std::string>& captions, CaptionChoice choice, uint64_t seed,
+                                  int64_t position) {
+  if (choice == CaptionChoice::kFirst || captions.size() == 1) return captions.front();
+  RandomStream stream(random_key(seed, Purpose::kCaptionChoice, static_cast<uint64_t>(position)));
+  return captions[static_cast<size_t>(stream.integer(0, static_cast<int64_t>(captions.size()) - 1))];
 }
 
 }  // namespace dalle::data

@@ -35,7 +35,6 @@ class BatchMaker {
   };
   std::optional<Item> try_sample(int64_t index, int64_t position, MadeBatch& made) const;
   Item replace(int64_t index, int64_t position, MadeBatch& made) const;
-  std::string choose_caption(const std::vector<std::string>& captions, int64_t position) const;
 
   const Dataset& dataset_;
   DataConfig config_;
@@ -44,6 +43,9 @@ class BatchMaker {
   Background background_;
   SampleOrder order_;
 };
+
+/// Throws ConfigError unless batch_size is a multiple of world_size.
+void check_batch_split(const LoaderOptions& options);
 
 /// Stacks ids into int64 [B, n]. Throws TORCH_CHECK_VALUE's error where their numbers differ.
 Tensor stack_ids(const std::vector<std::vector<int64_t>>& ids);

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "dalle/data/data_config.h"
+
 namespace dalle::data {
 
 struct ParsedCaptions {
@@ -18,5 +20,10 @@ ParsedCaptions parse_caption_lines(std::string_view text);
 
 /// `captions` (a list of strings) or `caption` (a string) of a JSON object; an object with neither gives no caption.
 ParsedCaptions parse_caption_json(std::string_view text);
+
+/// The caption that position `position` of the training order uses: the first, or one drawn by (seed, position), so
+/// pictures and their stored tokens are trained on with the same captions. `captions` must not be empty.
+const std::string& choose_caption(const std::vector<std::string>& captions, CaptionChoice choice, uint64_t seed,
+                                  int64_t position);
 
 }  // namespace dalle::data

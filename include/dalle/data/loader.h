@@ -19,7 +19,8 @@
 namespace dalle::data {
 
 struct Batch {
-  Tensor images;                      // uint8 [B, 3, S, S]
+  Tensor images;                      // uint8 [B, 3, S, S]; undefined where the data set holds tokens
+  Tensor codes;                       // int64 [B, grid_size^2] image tokens; undefined where it holds pictures
   Tensor caption_ids;                 // int64 [B, n]; undefined without encode_caption
   std::vector<std::string> keys;      // B
   std::vector<std::string> captions;  // B, the ones chosen
@@ -41,22 +42,30 @@ struct LoaderOptions {
   EncodeCaption encode_caption;  // may be empty
 };
 
+/// Batches of training data in order, whatever they are read from.
+class BatchStream {
+ public:
+  virtual ~BatchStream() = default;
+  /// The next batch; waits for it. Rethrows what a thread threw, at the batch where it happened and ever after.
+  virtual Batch next() = 0;
+  virtual double seconds_waited() const = 0;  // in next(), in all
+  virtual int64_t bad_samples() const = 0;    // among the batches delivered
+};
+
 /// A picture that cannot be decoded or is too small is counted, named (the first 20) and replaced by the next good
 /// sample of the data set. next() throws DataError once more than max_bad_share of the samples looked at were bad
 /// (judged from the 20th on), where all pictures of a batch of two or more are bad, and after 20 bad samples in a row.
-class Loader {
+class Loader : public BatchStream {
  public:
   /// `dataset` must outlive the loader. Throws ConfigError where the options do not fit together.
   Loader(const Dataset& dataset, const DataConfig& config, LoaderOptions options);
-  ~Loader();
+  ~Loader() override;
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The next batch; waits for it. Rethrows what a thread threw, at the batch where it happened and ever after.
-  Batch next();
-
-  double seconds_waited() const;  // in next(), in all
-  int64_t bad_samples() const;    // among the batches delivered
+  Batch next() override;
+  double seconds_waited() const override;
+  int64_t bad_samples() const override;
   int64_t samples_looked_at() const;
 
  private:
