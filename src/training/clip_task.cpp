@@ -63,7 +63,7 @@ std::map<std::string, std::string> ClipTask::identities() const {
   return out;
 }
 
-std::unique_ptr<data::Loader> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
+std::unique_ptr<data::BatchStream> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position);
   options.encode_caption = [this](std::string_view caption, int64_t position) {
     const auto key =

@@ -35,4 +35,30 @@ void ClipTraining::validate(const std::string& place) const {
   }
 }
 
+namespace {
+
+void refuse_both(const std::string& place, bool sources, bool tokens) {
+  if (!sources || !tokens) return;
+  throw ConfigError(Problem{place, "sources or tokens", "both", "leave one of them out"});
+}
+
+}  // namespace
+
+void PriorData::validate(const std::string& place) const {
+  if (tokens.empty()) data::DataConfig::validate(place);
+  refuse_both(place, !sources.empty(), !tokens.empty());
+}
+
+void PriorValidation::validate(const std::string& place) const {
+  refuse_both(place, !sources.empty(), !tokens.empty());
+}
+
+void PriorTraining::validate(const std::string& place) const {
+  if (!dvae.empty()) return;
+  if (!data.sources.empty() || !validation.sources.empty()) {
+    throw ConfigError(Problem{place, "a dvae to encode the pictures of data.sources and validation.sources", "none",
+                              "set dvae, or train and validate on tokens of encode-images (data.tokens)"});
+  }
+}
+
 }  // namespace dalle::training

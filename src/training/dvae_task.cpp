@@ -47,7 +47,7 @@ DvaeTask::DvaeTask(const DvaeTraining& config, at::Device device)
 
 std::string DvaeTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
-std::unique_ptr<data::Loader> DvaeTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
+std::unique_ptr<data::BatchStream> DvaeTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   return std::make_unique<data::Loader>(
       dataset_, config_.data,
       loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position));

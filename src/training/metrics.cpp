@@ -53,7 +53,13 @@ void MetricsWriter::log(int64_t step, const std::string& phase, const NamedValue
 
 void MetricsWriter::event(int64_t step, const std::string& alarm, const std::string& message,
                           const NamedValues& values) {
-  Json line = {{"step", step}, {"phase", "health"}, {"time", unix_seconds()}, {"alarm", alarm}, {"message", message}};
+  record(step, "health", {{"alarm", alarm}, {"message", message}}, values);
+}
+
+void MetricsWriter::record(int64_t step, const std::string& phase,
+                           const std::vector<std::pair<std::string, std::string>>& texts, const NamedValues& values) {
+  Json line = {{"step", step}, {"phase", phase}, {"time", unix_seconds()}};
+  for (const auto& [name, text] : texts) line[name] = text;
   for (const auto& [name, value] : values) line[name] = json_number(value);
   append_line(jsonl_, line.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
@@ -78,12 +84,19 @@ void Average::add(double value, double weight) {
 
 double Average::mean() const { return weight_ == 0 ? std::numeric_limits<double>::quiet_NaN() : sum_ / weight_; }
 
-double Throughput::items_per_second(double now) const {
-  return now > start_ ? static_cast<double>(items_) / (now - start_) : 0;
+TimeSpent& TimeSpent::operator+=(const TimeSpent& other) {
+  seconds += other.seconds;
+  waited += other.waited;
+  prepared += other.prepared;
+  items += other.items;
+  return *this;
 }
 
-double Throughput::wait_share(double now) const {
-  return now > start_ ? std::clamp(waited_ / (now - start_), 0.0, 1.0) : 0;
+double TimeSpent::wait_share() const { return seconds > 0 ? std::clamp(waited / seconds, 0.0, 1.0) : 0; }
+double TimeSpent::prepare_share() const { return seconds > 0 ? std::clamp(prepared / seconds, 0.0, 1.0) : 0; }
+
+TimeSpent Throughput::spent(double now) const {
+  return {.seconds = std::max(0.0, now - start_), .waited = waited_, .prepared = prepared_, .items = items_};
 }
 
 double Throughput::steady_seconds() {

@@ -4,12 +4,13 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "dalle/core/error.h"
+#include "dalle/core/random.h"
 #include "dalle/core/str.h"
-#include "dalle/generation/token_sampler.h"
 #include "dalle/layers/cross_entropy.h"
+#include "dalle/models/summary.h"
+#include "dalle/training/prior_preview.h"
 #include "dalle/training/task_support.h"
 
 namespace dalle::training {
@@ -17,27 +18,28 @@ namespace {
 
 static_assert(text::kPadToken == models::kPadToken);
 
-void fill(const char* key, int64_t& value, int64_t wanted, const char* owner) {
-  if (value == 0) value = wanted;
-  if (value == wanted) return;
-  throw ConfigError(Problem{str("model.", key), str(wanted, ", as ", owner, " has, or 0"), str(value), ""});
+constexpr uint64_t kCaptionDropout = ~uint64_t{0};  // the place, among those of Purpose::kDropout, of whole captions
+
+std::optional<models::Loaded<models::Dvae>> load_frozen_dvae(const PriorTraining& config, at::Device device) {
+  if (config.dvae.empty()) return std::nullopt;
+  return models::load_dvae(config.dvae, {.device = device, .precision = config.precision});
 }
 
-PriorTraining with_sizes(PriorTraining config, const models::DvaeConfig& dvae, const text::Tokenizer& tokenizer) {
-  fill("grid_size", config.model.grid_size, dvae.grid_size(), "the dVAE");
-  fill("image_vocab_size", config.model.image_vocab_size, dvae.vocab_size, "the dVAE");
-  fill("text_vocab_size", config.model.text_vocab_size, tokenizer.vocab_size(), "the tokenizer");
+PriorTraining with_sizes(PriorTraining config, const PriorSource& data, const models::Dvae* dvae,
+                         const text::Tokenizer& tokenizer) {
+  if (const auto* info = data.token_info()) {
+    config.model =
+        with_known_sizes(config.model, tokenizer.vocab_size(), info->grid_size, info->vocab_size, "the token set");
+  } else {
+    TORCH_INTERNAL_ASSERT(dvae != nullptr);
+    config.model = with_known_sizes(config.model, tokenizer.vocab_size(), dvae->config().grid_size(),
+                                    dvae->config().vocab_size, "the dVAE");
+  }
   return config;
 }
 
-models::PriorCompute compute_of(const PriorTraining& config, at::Device device) {
+models::PriorCompute prior_compute_of(const PriorTraining& config, at::Device device) {
   return {compute_dtype(config.precision, device), compute_dtype(config.head_precision, device)};
-}
-
-Tensor id_rows(const std::vector<std::vector<int64_t>>& rows) {
-  std::vector<Tensor> tensors;
-  for (const auto& row : rows) tensors.push_back(at::tensor(row, at::kLong));
-  return at::stack(tensors);
 }
 
 }  // namespace
@@ -45,34 +47,64 @@ Tensor id_rows(const std::vector<std::vector<int64_t>>& rows) {
 PriorTask::PriorTask(const PriorTraining& config, at::Device device)
     : config_(config),
       device_(device),
-      dataset_(config.data.sources),
-      validation_(open_validation(config.validation)),
-      dvae_(models::load_dvae(config.dvae, {.device = device, .precision = config.precision})),
+      data_(config.data.sources, config.data.tokens),
+      validation_(open_prior_validation(config.validation)),
+      dvae_(load_frozen_dvae(config, device)),
       encoder_(text::Tokenizer::load(tokenizer_file(config.tokenizer)), config.model.max_caption_tokens(),
                config.bpe_dropout),
-      model_((config_ = with_sizes(config, dvae_.model->config(), encoder_.tokenizer())).model,
-             compute_of(config, device)) {}
+      model_((config_ = with_sizes(config, data_, dvae_ ? dvae_->model.get() : nullptr, encoder_.tokenizer())).model,
+             prior_compute_of(config, device)),
+      cost_{3 * models::summarize(model_).forward_flops_per_sample, model_.compute().dtype} {
+  // The prior must be given tokens of one dVAE alone, stored, encoded or held out.
+  for (const PriorSource* source : std::initializer_list<const PriorSource*>{&data_, validation_.get()}) {
+    if (source == nullptr) continue;
+    if (dvae_) source->check_dvae(dvae_->identity, config.dvae);
+    if (data_.token_info() != nullptr) source->check_dvae(data_.token_info()->dvae, config.data.tokens.front());
+  }
+}
+
+const models::Dvae& PriorTask::dvae() const {
+  TORCH_INTERNAL_ASSERT(dvae_.has_value(), "this prior is trained without a dVAE");
+  return *dvae_->model;
+}
 
 std::string PriorTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
 std::map<std::string, std::string> PriorTask::identities() const {
-  return {{"dvae", dvae_.identity}, {"tokenizer", encoder_.tokenizer().identity()}};
+  return {{"dvae", dvae_ ? dvae_->identity : data_.token_info()->dvae}, {"tokenizer", encoder_.tokenizer().identity()}};
 }
 
-std::unique_ptr<data::Loader> PriorTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
-  auto options = loader_options(config_.trainer, dvae().config().image_size, micro_batch_size, start_position);
+int64_t PriorTask::image_size() const { return dvae_ ? dvae().config().image_size : 0; }
+
+std::vector<int64_t> PriorTask::training_ids(std::string_view caption, int64_t position) const {
+  const auto seed = static_cast<uint64_t>(config_.trainer.seed), place = static_cast<uint64_t>(position);
+  if (config_.caption_dropout > 0) {
+    RandomStream stream(random_key(seed, Purpose::kDropout, place, kCaptionDropout));
+    if (stream.uniform() < config_.caption_dropout) {
+      return std::vector<int64_t>(static_cast<size_t>(encoder_.length()), models::kPadToken);
+    }
+  }
+  return encoder_.encode(caption, random_key(seed, Purpose::kBpeDropout, place)).ids;
+}
+
+std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
+  auto options = loader_options(config_.trainer, image_size(), micro_batch_size, start_position);
   options.encode_caption = [this](std::string_view caption, int64_t position) {
-    const auto seed = static_cast<uint64_t>(config_.trainer.seed);
-    return encoder_.encode(caption, random_key(seed, Purpose::kBpeDropout, static_cast<uint64_t>(position))).ids;
+    return training_ids(caption, position);
   };
-  return std::make_unique<data::Loader>(dataset_, config_.data, std::move(options));
+  return data_.open(config_.data, std::move(options));
+}
+
+Tensor PriorTask::image_tokens(const data::Batch& batch) const {
+  if (batch.codes.defined()) return batch.codes.to(device_);
+  return dvae().encode(to_unit_range(batch.images, device_)).flatten(1);
 }
 
 PreparedBatch PriorTask::prepare(data::Batch batch, const StepContext&) {
   const c10::NoGradGuard no_grad;
   PreparedBatch prepared;
-  prepared.pixels = to_unit_range(batch.images, device_);
-  prepared.tokens_BI = dvae().encode(prepared.pixels).flatten(1);
+  prepared.tokens_BI = image_tokens(batch);
+  if (batch.images.defined()) prepared.pixels = to_unit_range(batch.images, device_);
   batch.caption_ids = batch.caption_ids.to(device_);
   prepared.batch = std::move(batch);
   return prepared;
@@ -84,89 +116,102 @@ std::vector<double> PriorTask::counts(const PreparedBatch& batch) const {
 }
 
 StepOutput PriorTask::training_step(const PreparedBatch& batch, const StepContext& context) {
-  const auto output = model_.forward(batch.batch.caption_ids, batch.tokens_BI, *context.runner);
+  const layers::Dropout dropout{config_.dropout, static_cast<uint64_t>(config_.trainer.seed), batch.batch.positions};
+  const auto output = model_.forward(batch.batch.caption_ids, batch.tokens_BI, *context.runner, dropout);
   const Tensor targets = model_.text_targets(batch.batch.caption_ids);
   const Tensor text = layers::cross_entropy_sum(output.text_logits_BTV, targets) / std::max(1.0, context.totals[0]);
   const Tensor image = layers::cross_entropy_sum(output.image_logits_BIV, batch.tokens_BI) / context.totals[1];
   return {.loss = text * config_.text_loss_weight + image * config_.image_loss_weight,
-          .metrics = {{"image_loss", image}, {"text_loss", text}}};
+          .metrics = {{"image_loss", image},
+                      {config_.model.text_loss_on_pads ? "text_loss_with_pads" : "text_loss", text}}};
 }
 
 Tensor PriorTask::caption_ids(const std::vector<std::string>& captions) const {
-  std::vector<std::vector<int64_t>> rows;
-  for (const auto& caption : captions) rows.push_back(encoder_.encode(caption).ids);
-  return id_rows(rows).to(device_);
+  std::vector<Tensor> rows;
+  for (const auto& caption : captions) rows.push_back(at::tensor(encoder_.encode(caption).ids, at::kLong));
+  return at::stack(rows).to(device_);
 }
 
-std::pair<double, double> PriorTask::losses_over(const data::Dataset& dataset, int64_t count) const {
+PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count) const {
   const c10::NoGradGuard no_grad;
-  double text = 0, image = 0, num_text = 0, num_image = 0;
+  PriorLosses losses;
   for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
     const int64_t size = std::min(config_.validation.batch_size, count - first);
-    const auto batch = data::load_range(dataset, config_.data, dvae().config().image_size, first, size);
-    const Tensor ids = caption_ids(batch.captions);
-    const Tensor tokens = dvae().encode(to_unit_range(batch.images, device_)).flatten(1);
-    const auto output = model_.forward(ids, tokens);
-    const Tensor targets = model_.text_targets(ids);
-    text += layers::cross_entropy_sum(output.text_logits_BTV, targets).item<double>();
-    image += layers::cross_entropy_sum(output.image_logits_BIV, tokens).item<double>();
-    num_text += static_cast<double>((targets >= 0).sum().item<int64_t>());
-    num_image += static_cast<double>(tokens.numel());
+    const auto batch = source.range(config_.data, image_size(), first, size);
+    losses.add(model_, caption_ids(batch.captions), image_tokens(batch));
   }
-  return {text / std::max(1.0, num_text), image / num_image};
+  return losses;
 }
 
 Metrics PriorTask::evaluate(int64_t) {
-  Metrics metrics;
-  // The training pictures as validation sees them: plain crops, first captions, averaged weights.
-  const auto [train_text, train_image] = losses_over(dataset_, std::min<int64_t>(dataset_.size(), 256));
-  metrics.emplace_back("train_image_loss", train_image);
-  metrics.emplace_back("train_text_loss", train_text);
+  constexpr int64_t kTrainingSamples = 256;
+  // The training data as validation sees them: plain crops, first captions, averaged weights.
+  const auto training = losses_over(data_, std::min(data_.size(), kTrainingSamples));
+  Metrics metrics = training.metrics("train_", config_.text_loss_weight, config_.image_loss_weight);
+  last_losses_ = training;
   if (validation_) {
-    const auto [text, image] = losses_over(*validation_, validation_size(*validation_, config_.validation));
-    metrics.emplace_back("image_loss", image);
-    metrics.emplace_back("text_loss", text);
+    const int64_t wanted = config_.validation.max_samples;
+    last_losses_ = losses_over(*validation_, wanted > 0 ? std::min(wanted, validation_->size()) : validation_->size());
+    const auto held_out = last_losses_->metrics("", config_.text_loss_weight, config_.image_loss_weight);
+    metrics.insert(metrics.end(), held_out.begin(), held_out.end());
   }
   return metrics;
 }
 
-std::vector<Sheet> PriorTask::preview(int64_t step) {
-  constexpr int64_t kCandidates = 4;
-  const auto batch = data::load_range(dataset_, config_.data, dvae().config().image_size, 0,
-                                      std::min(config_.preview_captions, dataset_.size()));
-  const int64_t count = batch.images.size(0);
-  const Tensor pixels = to_unit_range(batch.images, device_);
-  const Tensor reconstructed = dvae().decode(dvae().encode(pixels));
-  const int64_t grid = dvae().config().grid_size();
-  std::vector<int64_t> numbers(kCandidates);
-  std::iota(numbers.begin(), numbers.end(), 0);
-  std::vector<generation::SheetRow> rows;
-  for (int64_t i = 0; i < count; ++i) {
-    const std::string& caption = batch.captions[static_cast<size_t>(i)];
-    const auto drawn = generation::sample_tokens(model_, {caption, caption_ids({caption})[0], {}}, numbers,
-                                                 {.filter = {}, .seed = static_cast<uint64_t>(config_.trainer.seed)});
-    generation::SheetRow row{caption, {{.picture = pixels[i]}, {.picture = reconstructed[i]}}};
-    const Tensor pictures = dvae().decode(drawn.tokens_BI.view({kCandidates, grid, grid}));
-    for (auto& cell : generation::make_cells(pictures)) row.cells.push_back(std::move(cell));
-    rows.push_back(std::move(row));
+std::vector<Sheet> PriorTask::validation_sheets(int64_t step) {
+  if (!last_losses_) return {};
+  return {position_loss_sheet(*last_losses_, validation_ ? "held-out" : "training", step)};
+}
+
+Sheet PriorTask::samples_of(const PriorSource& source, const std::string& name, int64_t step) const {
+  const auto batch = source.range(config_.data, image_size(), 0, std::min(config_.preview_captions, source.size()));
+  const Tensor codes_BI = image_tokens(batch);
+  std::vector<PreviewCaption> rows;
+  for (size_t i = 0; i < batch.captions.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    rows.push_back({batch.captions[i], batch.images.defined() ? to_unit_range(batch.images[row], at::kCPU) : Tensor(),
+                    codes_BI[row]});
   }
-  generation::SheetOptions options;
-  options.title = "samples for training captions at step " + std::to_string(step);
-  options.column_titles = {"picture", "dVAE", "sample 0", "sample 1", "sample 2", "sample 3"};
-  options.cell_size = 96;
-  return {{"samples", generation::labelled_rows(rows, options)}};
+  const std::string kind = &source == &data_ ? "training" : "held-out";
+  return draw_samples(rows, name, str("samples for ", kind, " captions at step ", step));
+}
+
+Sheet PriorTask::draw_samples(const std::vector<PreviewCaption>& rows, const std::string& name,
+                              const std::string& title) const {
+  return sample_sheet(model_, dvae(), rows, [this](const std::string& caption) { return caption_ids({caption})[0]; },
+                      {.name = name, .title = title, .seed = static_cast<uint64_t>(config_.trainer.seed)});
+}
+
+std::vector<Sheet> PriorTask::preview(int64_t step) {
+  const c10::NoGradGuard no_grad;
+  std::vector<Sheet> sheets;
+  if (!dvae_) return sheets;
+  if (config_.preview_captions > 0) {
+    sheets.push_back(samples_of(data_, "samples", step));
+    if (validation_) sheets.push_back(samples_of(*validation_, "samples-held-out", step));
+  }
+  if (!config_.preview_texts.empty()) {
+    std::vector<PreviewCaption> rows;
+    for (const auto& text : config_.preview_texts) rows.push_back({text, {}, {}});
+    sheets.push_back(draw_samples(rows, "samples-texts", str("samples for your captions at step ", step)));
+  }
+  return sheets;
 }
 
 Sheet PriorTask::input_sheet(const PreparedBatch& batch) {
+  const c10::NoGradGuard no_grad;
   PreparedBatch shown = batch;
-  const int64_t count = std::min<int64_t>(16, batch.pixels.size(0)), grid = dvae().config().grid_size();
-  {
-    const c10::NoGradGuard no_grad;  // the prior sees tokens: show what they decode to
-    shown.pixels = dvae().decode(batch.tokens_BI.slice(0, 0, count).view({count, grid, grid}));
-  }
-  return captioned_sheet(
-      "inputs", shown, "what the prior sees first: decoded image tokens and text pieces",
-      [&](size_t i) { return shown_pieces(encoder_.tokenizer(), batch.batch.caption_ids[static_cast<int64_t>(i)]); });
+  const int64_t grid = config_.model.grid_size;
+  const Tensor codes = batch.tokens_BI.slice(0, 0, std::min<int64_t>(16, batch.tokens_BI.size(0)));
+  shown.pixels = dvae_ ? dvae().decode(codes.view({-1, grid, grid})) : code_colours(codes, grid);
+  return captioned_sheet("inputs", shown,
+                         str("what the prior sees first: ", dvae_ ? "decoded image tokens" : "image tokens as colours",
+                             " and text pieces"),
+                         [&](size_t i) {
+                           const std::string pieces =
+                               shown_pieces(encoder_.tokenizer(), batch.batch.caption_ids[static_cast<int64_t>(i)]);
+                           return pieces.empty() ? "(no caption)" : pieces;
+                         });
 }
 
 std::string PriorTask::closing_note() const {

@@ -140,6 +140,10 @@ fs::path RunDirectory::sample_file(const std::string& name, int64_t step) const 
   return samples() / str(name, "-", number, ".png");
 }
 
+void RunDirectory::update_config(const std::string& config_yaml) const {
+  if (read_file(config_file()) != config_yaml) write_file(config_file(), config_yaml);
+}
+
 void RunDirectory::cut_metrics_after(int64_t step) const { training::cut_metrics_after(metrics_file(), step); }
 
 }  // namespace dalle::training

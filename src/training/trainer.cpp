@@ -10,6 +10,7 @@
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
 #include "dalle/optim/gradients.h"
+#include "dalle/optim/parameter_groups.h"
 #include "dalle/training/profiler.h"
 #include "dalle/training/signals.h"
 
@@ -46,8 +47,13 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       communicator_(communicator),
       parameters_(ready_parameters(setup_, task)),
       optimizer_(parameters_, setup_.optimizer),
+      learning_rate_(setup_.learning_rate),
       health_(setup_.trainer.health, task.health_rules()) {
   const auto& trainer = setup_.trainer;
+  if (learning_rate_.watches_validation() && trainer.validation_interval_steps == 0) {
+    throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
+                              "0", "set it, or learning_rate.plateau.patience_steps: 0"});
+  }
   if (trainer.ema_decay > 0) ema_.emplace(parameters_, trainer.ema_decay, trainer.ema_interval_steps);
   if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
 }
@@ -65,6 +71,9 @@ void Trainer::start() {
   // The one batch of an overfitting run is the first, also after a resume.
   const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
   loader_ = task_.make_loader(setup_.trainer.micro_size(), position);
+  log_info(optim::describe(optim::parameter_groups(parameters_, setup_.optimizer.weight_decay)));
+  if (!resumed_config_.empty()) record_config_changes(resumed_config_);
+  reported_step_ = step_;
   status_ =
       std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
 }
@@ -97,6 +106,7 @@ bool Trainer::run(RunDirectory& directory) {
   validate_and_preview(!ended_on_interval, !preview_done);
   status_->finish();
   save();
+  report_speed();
   if (const std::string note = task_.closing_note(); !note.empty()) log_info(note);
   return true;
 }
@@ -111,7 +121,9 @@ std::vector<PreparedBatch> Trainer::next_batches() {
     throughput_.begin_wait();
     data::Batch batch = loader_->next();
     throughput_.end_wait();
+    throughput_.begin_prepare();
     batches.push_back(task_.prepare(std::move(batch), context));
+    throughput_.end_prepare();
   }
   if (trainer.overfit_one_batch) kept_batches_ = batches;
   return batches;
@@ -143,7 +155,8 @@ void Trainer::train_step() {
   reduce_gradients();
 
   const Tensor norm = optim::global_norm(parameters_);
-  const double learning_rate = optim::value(setup_.learning_rate, step_);
+  const double learning_rate = learning_rate_.at(step_);
+  const auto halving = learning_rate_.listed_halving(step_);
   const bool updates = check_finite(batches, norm);
   if (updates) {
     if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
@@ -152,6 +165,7 @@ void Trainer::train_step() {
   }
   ++step_;
   if (ema_ && updates) ema_->update(step_);
+  if (halving) record_schedule(*halving);
   throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
   if (context.is_logged) log_step(learning_rate, norm);
   status_->advance(step_);
@@ -189,65 +203,10 @@ void Trainer::reduce_gradients() {
   for (auto& [name, value] : step_metrics_) communicator_.all_reduce_sum(value);
 }
 
-void Trainer::log_step(double learning_rate, const Tensor& norm) {
-  NamedValues values;
-  cli::StatusUpdate update{.step = step_};
-  for (const auto& [name, value] : step_metrics_) {
-    values.emplace_back(name, value.item<double>());
-    if (name == "loss")
-      update.loss = values.back().second;
-    else
-      update.extra.emplace_back(values.back());
-  }
-  for (const auto& value : task_.batch_values()) values.push_back(value);
-  values.emplace_back("learning_rate", learning_rate);
-  for (const auto& value : task_.schedule_values(step_ - 1)) values.push_back(value);
-  update.items_per_second = throughput_.items_per_second();
-  update.wait_share = throughput_.wait_share();
-  values.emplace_back(task_.throughput_unit().first + "_per_second", update.items_per_second);
-  values.emplace_back("data_wait_share", *update.wait_share);
-  values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
-  values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
-  values.emplace_back("grad_norm", norm.item<double>());
-  for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
-    values.emplace_back("grad_norm/" + block, block_norm);
-  }
-  if (communicator_.rank() == 0) {
-    write_line("train", values);
-    status_->update(update);
-  }
-  throughput_.reset();
-}
-
 void Trainer::after_step() {
   const auto& trainer = setup_.trainer;
   validate_and_preview(is_due(trainer.validation_interval_steps), is_due(trainer.preview_interval_steps));
   if (is_due(trainer.checkpoint_interval_steps)) save();
-}
-
-void Trainer::validate_and_preview(bool validate, bool preview) {
-  if (communicator_.rank() != 0 || !(validate || preview)) return;
-  const c10::NoGradGuard no_grad;
-  std::optional<optim::EmaScope> scope;
-  if (ema_) scope.emplace(*ema_);
-  if (validate) {
-    const Metrics values = task_.evaluate(step_);
-    if (!values.empty()) {
-      write_line("validation", values);
-      std::string line = str("step ", step_, ": validation");
-      for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
-      log_info(line);
-    }
-  }
-  if (preview) {
-    for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
-  }
-  throughput_.reset();
-}
-
-void Trainer::write_sheet(const Sheet& sheet) {
-  generation::write_png(run_->sample_file(sheet.name, step_), sheet.picture);
-  tensorboard_->image(step_, sheet.name, sheet.picture);
 }
 
 }  // namespace dalle::training

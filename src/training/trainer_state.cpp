@@ -5,6 +5,7 @@
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
 #include "dalle/models/load.h"
+#include "dalle/models/partial_load.h"
 #include "dalle/storage/run_checkpoints.h"
 #include "dalle/training/trainer.h"
 
@@ -25,7 +26,8 @@ void Trainer::save() {
   checkpoint.identities = task_.identities();
   checkpoint.identities["model"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.model);
   if (ema_) checkpoint.identities["ema"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.ema);
-  checkpoint.scalars["learning_rate"] = optim::value(setup_.learning_rate, step_);
+  checkpoint.scalars["learning_rate"] = learning_rate_.at(step_);
+  for (const auto& [name, value] : learning_rate_.state()) checkpoint.scalars[name] = value;
   checkpoint.scalars["skipped_updates"] = static_cast<double>(nonfinite_total_);
   for (const auto& [name, value] : task_.schedule_values(step_)) checkpoint.scalars[name] = value;
   storage::save_checkpoint(run_->checkpoint(step_), checkpoint);
@@ -62,6 +64,8 @@ void Trainer::restore() {
   models::load_parameters(task_.module(), checkpoint.model, place);
   optimizer_.load_state(checkpoint.optimizer);
   if (ema_) ema_->load(checkpoint.ema);
+  learning_rate_.load_state(checkpoint.scalars);
+  resumed_config_ = checkpoint.config_yaml;
   step_ = checkpoint.step;
   saved_step_ = step_;
   if (const auto skipped = checkpoint.scalars.find("skipped_updates"); skipped != checkpoint.scalars.end()) {
@@ -77,14 +81,26 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
     throw ConfigError(Problem{"trainer.init_from: " + path.string(), "a checkpoint of a " + task_.kind(),
                               "one of a " + checkpoint.kind, ""});
   }
-  if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
+  std::string report;
+  if (setup_.trainer.init_partial) {
+    report = ": " + models::load_what_fits(task_.module(), weights, path.string()).report();
+  } else if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
     throw ConfigError(Problem{"trainer.init_from: " + path.string(), "the tensors of the model in this config",
                               models::summarize_differences(differences),
-                              "compare the model sections of the two configs"});
+                              "compare the model sections of the two configs, or take what fits with "
+                              "trainer.init_partial: true"});
+  } else {
+    models::load_parameters(task_.module(), weights, path.string());
   }
-  models::load_parameters(task_.module(), weights, path.string());
+  // A token's number means something else to another tokenizer or dVAE.
+  for (const auto& [name, identity] : task_.identities()) {
+    const auto saved = checkpoint.identities.find(name);
+    if (saved == checkpoint.identities.end() || saved->second == identity) continue;
+    log_warning(str("trainer.init_from: ", path.string(), " was trained with another ", name,
+                    "; the rows of its tables stand for other tokens"));
+  }
   if (ema_) ema_.emplace(parameters_, setup_.trainer.ema_decay, setup_.trainer.ema_interval_steps);
-  log_info(str("starting from the weights of ", path.string(), " (step ", checkpoint.step, ")"));
+  log_info(str("starting from the weights of ", path.string(), " (step ", checkpoint.step, ")", report));
 }
 
 }  // namespace dalle::training

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -117,6 +118,47 @@ TEST(Config, TheDemosModelsFitTogetherAndItsDataIsThere) {
   }
 }
 
+struct LadderStep {
+  const char* name;
+  int64_t parameters;
+};
+const LadderStep kLadder[] = {{"10m", 9'776'384},      {"30m", 29'231'104},     {"100m", 100'782'336},
+                              {"350m", 353'259'520},   {"1.2b", 1'197'118'208}, {"2.8b", 2'928'262'656},
+                              {"5.6b", 5'685'004'800}, {"12b", 12'292'840'960}};
+
+TEST(Config, TheLadderOfPriorsIsAsLargeAsItsNamesSay) {
+  for (const auto& [name, parameters] : kLadder) {
+    const auto config = round_trip<PriorTraining>(kConfigs / "prior" / (std::string(name) + ".yaml"));
+    EXPECT_EQ(parameters_of(config.model), parameters) << name;
+    EXPECT_EQ(config.model.dim / config.model.num_heads, 64) << "heads of 64 throughout, as the paper's";
+    EXPECT_EQ(config.model.layer_order, models::LayerOrder::kPaper);
+    EXPECT_EQ(config.trainer.batch_size % config.trainer.micro_size(), 0);
+    EXPECT_EQ(config.data.tokens.size(), 1U) << "runs of encode-images";
+    EXPECT_FALSE(config.dvae.empty()) << "for previews";
+  }
+}
+
+// Table 1: 64 layers, widths 1920, 2688 and 3968, counted without embeddings.
+TEST(Config, TheTopOfTheLadderIsThePapers) {
+  const auto load = [](const std::string& file) { return config::load_config_file<PriorTraining>(kConfigs / file); };
+  EXPECT_EQ(config::emit_yaml(config::dump(load("prior/12b.yaml").model)),
+            config::emit_yaml(config::dump(load("paper/prior.yaml").model)));
+  for (const auto& [file, billions] : {std::pair{"prior/2.8b.yaml", 2.8}, std::pair{"prior/5.6b.yaml", 5.6}}) {
+    const auto model = load(file).model;
+    EXPECT_EQ(model.num_layers, 64);
+    EXPECT_NEAR(64 * 12 * static_cast<double>(model.dim * model.dim) / 1e9, billions, 0.06) << file;
+  }
+  for (const char* file : {"prior/2.8b.yaml", "prior/5.6b.yaml", "prior/12b.yaml"}) {
+    const auto big = load(file), paper = load("paper/prior.yaml");
+    EXPECT_EQ(config::emit_yaml(config::dump(big.optimizer)), config::emit_yaml(config::dump(paper.optimizer)));
+    EXPECT_EQ(big.learning_rate.start, paper.learning_rate.start);
+    EXPECT_EQ(big.learning_rate.warmup_steps, paper.learning_rate.warmup_steps);
+    EXPECT_EQ(big.learning_rate.plateau.max_halvings, 5);
+    EXPECT_EQ(big.trainer.batch_size, paper.trainer.batch_size);
+    EXPECT_EQ(big.trainer.num_steps, paper.trainer.num_steps);
+  }
+}
+
 // A config in a new folder or of a new kind is built by a test, or this one says so.
 TEST(Config, EveryShippedConfigIsTested) {
   const std::set<std::string> kinds{"tokenizer.yaml", "dvae.yaml", "clip.yaml", "prior.yaml", "encode.yaml"};
@@ -125,11 +167,16 @@ TEST(Config, EveryShippedConfigIsTested) {
   for (const auto& entry : fs::recursive_directory_iterator(kConfigs)) {
     if (entry.path().extension() != ".yaml") continue;
     ++found;
+    if (entry.path().parent_path().filename() == "prior") {
+      const auto is_it = [&](const LadderStep& step) { return entry.path().stem() == step.name; };
+      EXPECT_TRUE(std::any_of(std::begin(kLadder), std::end(kLadder), is_it)) << entry.path();
+      continue;
+    }
     EXPECT_TRUE(kinds.contains(entry.path().filename().string()) &&
                 folders.contains(entry.path().parent_path().filename().string()))
         << entry.path();
   }
-  EXPECT_EQ(found, 11);
+  EXPECT_EQ(found, 19);
 }
 
 TEST(Config, EveryKeyIsDescribed) {

@@ -89,6 +89,18 @@ TEST(Metrics, AverageIsWeighted) {
   EXPECT_TRUE(average.is_empty());
 }
 
+TEST(Metrics, RecordsHaveTextsAndNumbers) {
+  const testing::TempDirectory scratch("metrics-record");
+  MetricsWriter writer(scratch / "m.jsonl");
+  writer.record(7, "schedule", {{"event", "halved"}, {"cause", "plateau"}}, {{"before", 4}, {"learning_rate", 2}});
+  const auto line = nlohmann::ordered_json::parse(read_file(scratch / "m.jsonl"));
+  EXPECT_EQ(line["step"], 7);
+  EXPECT_EQ(line["phase"], "schedule");
+  EXPECT_EQ(line["event"], "halved");
+  EXPECT_EQ(line["cause"], "plateau");
+  EXPECT_EQ(line["learning_rate"], 2);
+}
+
 TEST(Metrics, ThroughputCountsItemsAndWaiting) {
   Throughput throughput(100);
   throughput.begin_wait(100);
@@ -96,12 +108,20 @@ TEST(Metrics, ThroughputCountsItemsAndWaiting) {
   throughput.add_items(30);
   throughput.begin_wait(102);
   throughput.end_wait(102.5);
+  throughput.begin_prepare(103);
+  throughput.end_prepare(103.6);
   throughput.add_items(30);
-  EXPECT_DOUBLE_EQ(throughput.items_per_second(106), 10);
-  EXPECT_DOUBLE_EQ(throughput.wait_share(106), 0.25);
+  TimeSpent spent = throughput.spent(106);
+  EXPECT_DOUBLE_EQ(spent.items_per_second(), 10);
+  EXPECT_DOUBLE_EQ(spent.wait_share(), 0.25);
+  EXPECT_NEAR(spent.prepare_share(), 0.1, 1e-12);
   throughput.reset(106);
-  EXPECT_EQ(throughput.items_per_second(106), 0);
-  EXPECT_EQ(throughput.wait_share(107), 0);
+  EXPECT_EQ(throughput.spent(106).items_per_second(), 0);
+  EXPECT_EQ(throughput.spent(107).wait_share(), 0);
+  EXPECT_EQ(throughput.spent(107).prepare_share(), 0);
+  spent += throughput.spent(112);  // six seconds without items
+  EXPECT_DOUBLE_EQ(spent.items_per_second(), 5);
+  EXPECT_DOUBLE_EQ(spent.wait_share(), 0.125);
 }
 
 }  // namespace

@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <c10/core/GradMode.h>
+
 #include <cmath>
 
+#include "dalle/models/summary.h"
 #include "training/tiny_runs.h"
 
 namespace dalle::training {
@@ -143,18 +146,92 @@ TEST(PriorTask, ValidationDoesNotDependOnItsBatches) {
     start(task);
     results.push_back(task.evaluate(0));
   }
-  ASSERT_EQ(results[0].size(), 4U);
+  ASSERT_EQ(results[0].size(), 6U);
   for (size_t i = 0; i < results[0].size(); ++i) {
     EXPECT_NEAR(results[1][i].second, results[0][i].second, 1e-5) << results[0][i].first;
   }
-  EXPECT_NEAR(results[0][0].second, std::log(16), 0.5) << "an untrained prior knows nothing of 16 codes";
+  EXPECT_EQ(results[0][1].first, "train_image_loss");
+  EXPECT_NEAR(results[0][1].second, std::log(16), 0.5) << "an untrained prior knows nothing of 16 codes";
+}
+
+TEST(PriorTask, CaptionDropoutLeavesOutItsShareOfCaptions) {
+  auto config = tiny_prior();
+  config.caption_dropout = 0.3;
+  config.bpe_dropout = 0;
+  PriorTask task(config, at::kCPU);
+  const auto all_pads = [](const Tensor& ids_BT) { return (ids_BT < 0).all(1); };
+  const Tensor ids = first_batch(task, 400).batch.caption_ids;
+  const double share = all_pads(ids).to(at::kFloat).mean().item<double>();
+  EXPECT_NEAR(share, 0.3, 4 * std::sqrt(0.3 * 0.7 / 400));
+  EXPECT_TRUE(first_batch(task, 100).batch.caption_ids.equal(ids.slice(0, 0, 100))) << "a function of the position";
+  config.trainer.seed += 1;
+  PriorTask other(config, at::kCPU);
+  EXPECT_FALSE(all_pads(first_batch(other, 400).batch.caption_ids).equal(all_pads(ids)));
+  config.caption_dropout = 0;
+  PriorTask none(config, at::kCPU);
+  EXPECT_FALSE(all_pads(first_batch(none, 400).batch.caption_ids).any().item<bool>());
+}
+
+TEST(PriorTask, DropoutIsForTrainingOnly) {
+  auto config = tiny_prior();
+  PriorTask plain(config, at::kCPU);
+  config.dropout = 0.5;
+  PriorTask dropped(config, at::kCPU);
+  start(plain);
+  start(dropped);
+  const c10::NoGradGuard no_grad;
+  for (PriorTask* task : {&plain, &dropped}) {  // heads start at zero, which would hide everything before them
+    auto& model = dynamic_cast<models::Prior&>(task->module());
+    model.image_head.weight->tensor.copy_(at::arange(16 * 16).view({16, 16}).remainder(7) * 0.1);
+  }
+  const auto batch = first_batch(plain, 4);
+  const auto loss = [&](PriorTask& task) {
+    return task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()})
+        .loss.item<double>();
+  };
+  EXPECT_EQ(loss(dropped), loss(dropped));
+  EXPECT_GT(std::abs(loss(dropped) - loss(plain)), 1e-4);
+  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
+}
+
+TEST(PriorTask, CostsThreeForwardPasses) {
+  PriorTask task(tiny_prior(), at::kCPU);
+  const auto& model = dynamic_cast<const models::Prior&>(task.module());
+  EXPECT_EQ(task.cost().flops_per_sample, 3 * models::summarize(model).forward_flops_per_sample);
+  EXPECT_GT(task.cost().flops_per_sample, 0);
+  EXPECT_EQ(task.cost().dtype, at::kFloat);
+}
+
+TEST(PriorTask, SamplesTheFirstCaptionsOfBothDataSetsAndYours) {
+  auto config = tiny_prior();
+  config.preview_texts = {"a red dragon", "zwei Hasen"};
+  PriorTask task(config, at::kCPU);
+  start(task);
+  std::vector<std::string> names;
+  for (const auto& sheet : task.preview(3)) names.push_back(sheet.name);
+  EXPECT_THAT(names, ::testing::ElementsAre("samples", "samples-held-out", "samples-texts"));
+  config.preview_captions = 0;
+  config.preview_texts.clear();
+  EXPECT_TRUE(PriorTask(config, at::kCPU).preview(3).empty());
+}
+
+TEST(PriorTask, EveryValidationHasSamplesAndThePositionsLoss) {
+  const testing::TempDirectory scratch("prior-validation");
+  auto config = tiny_prior(4);
+  config.trainer.validation_interval_steps = 2;
+  ASSERT_TRUE(train(config, scratch / "run"));
+  for (const char* file : {"samples-00000002", "samples-held-out-00000004", "samples-00000004",
+                           "position-loss-00000002", "position-loss-00000004"}) {
+    EXPECT_TRUE(fs::exists(scratch / "run/samples" / (std::string(file) + ".png"))) << file;
+  }
 }
 
 TEST(PriorTask, ShowsWhatItSeesAndDraws) {
   PriorTask task(tiny_prior(), at::kCPU);
   start(task);
   const auto batch = first_batch(task, 4);
-  for (const auto& sheet : {task.input_sheet(batch), task.preview(7).at(0)}) {
+  task.evaluate(7);
+  for (const auto& sheet : {task.input_sheet(batch), task.preview(7).at(0), task.validation_sheets(7).at(0)}) {
     EXPECT_FALSE(sheet.name.empty());
     ASSERT_EQ(sheet.picture.dim(), 3);
     EXPECT_EQ(sheet.picture.size(2), 3);

@@ -41,6 +41,24 @@ TEST(RunStage, CheckReportsThePapersModelsWithoutTheirMemory) {
               HasSubstr("parameters: 1"));
 }
 
+TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
+  int64_t found = 0;
+  for (const auto& entry : fs::directory_iterator(kPaper.parent_path() / "prior")) {
+    ++found;
+    const auto config = config::load_config_file<PriorTraining>(entry.path());
+    const std::string text = checked(check_prior, config);
+    EXPECT_THAT(text, AllOf(HasSubstr("the config is valid"), HasSubstr("parameters: "),
+                            HasSubstr(str("training step at batch ", config.trainer.batch_size, ": ")),
+                            HasSubstr("FLOP of matrix work"), HasSubstr("training state (f32 weights"),
+                            HasSubstr("weight decay 0.045 on matrices and kernels ("),
+                            HasSubstr(str("activations at micro-batch ", config.trainer.micro_size(), ": about "))))
+        << entry.path();
+  }
+  EXPECT_EQ(found, 8);
+  EXPECT_THAT(checked(check_prior, config::load_config_file<PriorTraining>(kPaper.parent_path() / "prior/12b.yaml")),
+              AllOf(HasSubstr("12,292,840,960"), HasSubstr("96.4 PFLOP"), HasSubstr("246 GB")));
+}
+
 TEST(RunStage, CheckFillsInTheSizesOfOtherRuns) {
   PriorTask prior(tiny_prior(), at::kCPU);
   EXPECT_THAT(checked(check_prior, tiny_prior()),

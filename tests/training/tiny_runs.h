@@ -70,7 +70,9 @@ Config tiny_base(int64_t num_steps) {
   config.data.sources = {emoji("train.tar", 32)};
   config.data.augmentation = data::Augmentation::kStage2;
   config.data.prefetch_batches = 2;
-  config.validation = {.sources = {emoji("val.tar", 16)}, .max_samples = 8, .batch_size = 4};
+  config.validation.sources = {emoji("val.tar", 16)};
+  config.validation.max_samples = 8;
+  config.validation.batch_size = 4;
   config.learning_rate = {
       .type = optim::ScheduleType::kCosine, .start = 4e-3, .end = 1e-4, .steps = 30, .warmup_steps = 2};
   return config;
@@ -216,7 +218,7 @@ class WatchedTask : public TrainingTask {
   layers::Module& module() override { return task_.module(); }
   std::string model_config_yaml() const override { return task_.model_config_yaml(); }
   at::Device device() const override { return task_.device(); }
-  std::unique_ptr<data::Loader> make_loader(int64_t size, int64_t start) override {
+  std::unique_ptr<data::BatchStream> make_loader(int64_t size, int64_t start) override {
     return task_.make_loader(size, start);
   }
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override {
@@ -228,6 +230,9 @@ class WatchedTask : public TrainingTask {
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }
   Metrics evaluate(int64_t step) override { return task_.evaluate(step); }
+  std::vector<Sheet> validation_sheets(int64_t step) override { return task_.validation_sheets(step); }
+  bool previews_with_validation() const override { return task_.previews_with_validation(); }
+  TrainingCost cost() const override { return task_.cost(); }
   std::vector<Sheet> preview(int64_t step) override { return task_.preview(step); }
   Sheet input_sheet(const PreparedBatch& batch) override { return task_.input_sheet(batch); }
   std::pair<std::string, int64_t> throughput_unit() const override { return task_.throughput_unit(); }
@@ -240,16 +245,24 @@ class WatchedTask : public TrainingTask {
 
 // ------------------------------------------------------------------------------------------------------------ results
 
-/// The lines of metrics.jsonl with this phase ("" is all), without what depends on the clock.
-inline std::vector<nlohmann::ordered_json> metrics_of(const fs::path& root, const std::string& phase = "") {
+/// The lines of metrics.jsonl with this phase ("" is all).
+inline std::vector<nlohmann::ordered_json> metrics_of_all_keys(const fs::path& root, const std::string& phase = "") {
   std::istringstream text(read_file(root / "metrics.jsonl"));
   std::vector<nlohmann::ordered_json> lines;
   for (std::string line; std::getline(text, line);) {
     auto entry = nlohmann::ordered_json::parse(line);
-    if (!phase.empty() && entry["phase"] != phase) continue;
-    for (const char* key : {"time", "data_wait_share", "images_per_second", "pairs_per_second", "tokens_per_second"})
+    if (phase.empty() || entry["phase"] == phase) lines.push_back(std::move(entry));
+  }
+  return lines;
+}
+
+/// The same without what depends on the clock.
+inline std::vector<nlohmann::ordered_json> metrics_of(const fs::path& root, const std::string& phase = "") {
+  auto lines = metrics_of_all_keys(root, phase);
+  for (auto& entry : lines) {
+    for (const char* key :
+         {"time", "data_wait_share", "prepare_share", "images_per_second", "pairs_per_second", "tokens_per_second"})
       entry.erase(key);
-    lines.push_back(std::move(entry));
   }
   return lines;
 }

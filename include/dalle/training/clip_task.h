@@ -19,7 +19,7 @@ class ClipTask : public TrainingTask {
   layers::Module& module() override { return model_; }
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
-  std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) override;
+  std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;

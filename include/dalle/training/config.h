@@ -39,6 +39,7 @@ struct TrainerConfig {
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
   std::filesystem::path init_from;
+  bool init_partial = false;
   std::vector<std::string> freeze;
   HealthConfig health;
 
@@ -83,6 +84,10 @@ struct TrainerConfig {
     field("profile_num_steps", self.profile_num_steps, "steps in the trace",
           {.min = 1, .unit = "steps", .changeable = true});
     field("init_from", self.init_from, "start from this checkpoint's weights (a new run, its own step 0)");
+    field("init_partial", self.init_partial,
+          "init_from may be a model of another size: what fits is taken, tables (embeddings, heads) row by row, and "
+          "the log "
+          "says what was not");
     field("freeze", self.freeze, "parameters whose names start so keep their values, for example [encoder.]");
     field("health", self.health, "warnings about numbers that stay out of their range");
   }
@@ -234,19 +239,48 @@ struct ClipTraining {
   void validate(const std::string& place) const;
 };
 
+/// Pictures that the frozen dVAE encodes as they come, or stored tokens.
+struct PriorData : data::DataConfig {
+  std::vector<std::filesystem::path> tokens;
+
+  static void visit_fields(auto& self, auto&& field) {
+    data::DataConfig::visit_fields(self, field);
+    field("tokens", self.tokens,
+          "token sets of encode-images to train on in place of sources: their run directories, read as one; the keys "
+          "that "
+          "prepare pictures are then not used");
+  }
+  void validate(const std::string& place) const;
+};
+
+/// Held-out pictures or stored tokens, read in order without augmentation.
+struct PriorValidation : ValidationConfig {
+  std::vector<std::filesystem::path> tokens;
+
+  static void visit_fields(auto& self, auto&& field) {
+    ValidationConfig::visit_fields(self, field);
+    field("tokens", self.tokens,
+          "held-out token sets of encode-images, in place of sources; their first crops are used");
+  }
+  void validate(const std::string& place) const;
+};
+
 struct PriorTraining {
   TrainerConfig trainer;
   Precision precision = Precision::kAuto;
   Precision head_precision = Precision::kF32;
-  data::DataConfig data;
-  ValidationConfig validation;
+  PriorData data;
+  PriorValidation validation;
   models::PriorConfig model;
   std::filesystem::path tokenizer;
   std::filesystem::path dvae;
   double bpe_dropout = 0.1;
+  double dropout = 0;
+  double caption_dropout = 0;
   double text_loss_weight = 0.125;
   double image_loss_weight = 0.875;
   int64_t preview_captions = 8;
+  std::vector<std::string> preview_texts;
   optim::AdamWConfig optimizer;
   optim::ScheduleConfig learning_rate;
 
@@ -260,16 +294,32 @@ struct PriorTraining {
     field("model", self.model,
           "the transformer; text_vocab_size, image_vocab_size and grid_size 0 = as the tokenizer and the dVAE have");
     field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
-    field("dvae", self.dvae, "the frozen dVAE that makes the image tokens: checkpoint, run directory or .safetensors");
+    field("dvae", self.dvae,
+          "the frozen dVAE that makes the image tokens: checkpoint, run directory or .safetensors; with data.tokens it "
+          "only "
+          "draws previews and may be left out");
     field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training (paper: 0.1)",
           {.min = 0, .max = 1});
+    field("dropout", self.dropout,
+          "share of the numbers set to 0 in training, after the embeddings and at the end of each residual branch",
+          {.min = 0, .max = 0.99, .changeable = true});
+    field(
+        "caption_dropout", self.caption_dropout,
+        "share of the captions left out in training, pads in their place, so that samples can be drawn with --guidance "
+        "(classifier-free guidance; usual: 0.1)",
+        {.min = 0, .max = 1});
     field("text_loss_weight", self.text_loss_weight, "weight of the text loss (paper: 1/8)", {.min = 0});
     field("image_loss_weight", self.image_loss_weight, "weight of the image loss (paper: 7/8)", {.min = 0});
-    field("preview_captions", self.preview_captions, "training captions that are sampled for a preview",
-          {.min = 1, .max = 64});
+    field("preview_captions", self.preview_captions,
+          "captions of the training data, and as many held-out ones, that are sampled at every validation and preview: "
+          "the "
+          "first; 0 = none",
+          {.min = 0, .max = 64, .changeable = true});
+    field("preview_texts", self.preview_texts, "captions of your own that are sampled with them", {.changeable = true});
     field("optimizer", self.optimizer, "AdamW");
     field("learning_rate", self.learning_rate, "learning rate schedule");
   }
+  void validate(const std::string& place) const;
 };
 
 /// Where captions come from, for train-tokenizer.

@@ -23,7 +23,7 @@ class DvaeTask : public TrainingTask {
   layers::Module& module() override { return model_; }
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
-  std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) override;
+  std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;

@@ -41,6 +41,8 @@ class RunDirectory {
   /// samples/NAME-XXXXXXXX.png
   std::filesystem::path sample_file(const std::string& name, int64_t step) const;
 
+  /// Writes config.yaml anew where a resumed run has changed keys that may change, so that the next resume keeps them.
+  void update_config(const std::string& config_yaml) const;
   /// Forgets the metrics of steps after `step`, which a resumed run will log again.
   void cut_metrics_after(int64_t step) const;
 

@@ -34,6 +34,12 @@ struct StepOutput {
   std::vector<std::pair<std::string, Tensor>> metrics;
 };
 
+/// What training costs, for the model FLOPs utilisation of the log.
+struct TrainingCost {
+  double flops_per_sample = 0;  // matrix work of a forward and backward pass; 0 where it is not known
+  at::ScalarType dtype = at::kFloat;
+};
+
 /// A micro-batch after what needs no gradient (device transfer, encoding by a frozen dVAE) has been done.
 struct PreparedBatch {
   data::Batch batch;
@@ -55,7 +61,7 @@ class TrainingTask {
   virtual at::Device device() const = 0;
 
   /// Opens the training data from a global sample position on.
-  virtual std::unique_ptr<data::Loader> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;
+  virtual std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;
   virtual PreparedBatch prepare(data::Batch batch, const StepContext& context) = 0;
   /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward.
   virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
@@ -70,6 +76,10 @@ class TrainingTask {
 
   /// Over the validation data; empty without any. Runs with the averaged weights in place.
   virtual Metrics evaluate(int64_t step) = 0;
+  /// Pictures of what the last evaluate() found, for samples/.
+  virtual std::vector<Sheet> validation_sheets(int64_t /*step*/) { return {}; }
+  /// Whether preview() is asked for at every validation too, not only every trainer.preview_interval_steps.
+  virtual bool previews_with_validation() const { return false; }
   /// Pictures for samples/. Runs with the averaged weights in place.
   virtual std::vector<Sheet> preview(int64_t step) = 0;
   /// Exactly what the model sees: the first batch, with token pieces where there is text.
@@ -77,6 +87,7 @@ class TrainingTask {
 
   /// "images" or "tokens", and how many of them a sample is, for the speed display.
   virtual std::pair<std::string, int64_t> throughput_unit() const = 0;
+  virtual TrainingCost cost() const { return {}; }
   /// Identities of other models this one depends on (dvae, tokenizer).
   virtual std::map<std::string, std::string> identities() const { return {}; }
   /// Bytes of the tokenizer that belongs to the model, or "".

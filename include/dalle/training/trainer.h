@@ -17,6 +17,7 @@
 #include "dalle/optim/schedule.h"
 #include "dalle/training/config.h"
 #include "dalle/training/health.h"
+#include "dalle/training/learning_rate.h"
 #include "dalle/training/metrics.h"
 #include "dalle/training/run_directory.h"
 #include "dalle/training/task.h"
@@ -31,6 +32,7 @@ struct TrainerSetup {
   std::string resolved_config;
   bool resume = false;
   std::filesystem::path checkpoint;  // to resume from; empty: the latest good one
+  double matrix_speed = 0;           // measured FLOP/s that utilisation is a share of; 0: not reported
 };
 
 class Trainer {
@@ -61,6 +63,13 @@ class Trainer {
   void write_line(const std::string& phase, const NamedValues& values);
   void after_step();
   void log_step(double learning_rate, const Tensor& norm);
+  void record_schedule(const ScheduleEvent& event);
+  /// Differences between the config that a checkpoint was saved with and this run's, as lines of phase "config".
+  void record_config_changes(const std::string& saved_config);
+  /// Model FLOPs utilisation at this many items a second, or nothing where it cannot be told.
+  std::optional<double> utilisation(double items_per_second) const;
+  /// A line for the log: where the time since the last such line went.
+  void report_speed();
   void validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
@@ -74,17 +83,21 @@ class Trainer {
   distributed::Communicator& communicator_;
   std::vector<layers::NamedParameter> parameters_;
   optim::AdamW optimizer_;
+  LearningRate learning_rate_;
   std::optional<optim::Ema> ema_;
-  std::unique_ptr<data::Loader> loader_;
+  std::unique_ptr<data::BatchStream> loader_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<cli::StatusLine> status_;
   layers::CheckpointRunner checkpoint_runner_;
-  Throughput throughput_;
+  Throughput throughput_;  // since the last line of metrics.jsonl
+  TimeSpent unreported_;   // of the lines since the last report_speed()
+  int64_t reported_step_ = 0;
   std::vector<PreparedBatch> kept_batches_;  // overfit_one_batch
   std::vector<std::pair<std::string, Tensor>> step_metrics_;
   std::vector<Tensor> micro_losses_;  // of this step, to tell which micro-batch was bad
   HealthMonitor health_;
+  std::string resumed_config_;  // of the checkpoint that this run goes on from
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
   int64_t nonfinite_in_row_ = 0;

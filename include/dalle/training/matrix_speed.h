@@ -1,0 +1,13 @@
+// How fast this machine multiplies matrices: what model FLOPs utilisation is a share of. Measured, not looked up, so it
+// holds for the threads, the number format and the load that a run has.
+#pragma once
+
+#include "dalle/core/tensor.h"
+
+namespace dalle::training {
+
+/// FLOP/s (2 per multiply-add) of the best of several products of square matrices of `dtype` on `device`, with the
+/// process's threads. Takes about `seconds`, at least three products.
+double measure_matrix_speed(at::Device device, at::ScalarType dtype, double seconds = 0.3);
+
+}  // namespace dalle::training

@@ -1,0 +1,51 @@
+#include "dalle/training/learning_rate.h"
+
+#include <algorithm>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+#include "dalle/training/task_support.h"
+
+namespace dalle::training {
+
+std::optional<int64_t> LearningRate::num_halvings(int64_t step) const {
+  if (config_.type != optim::ScheduleType::kWarmupHalving) return std::nullopt;
+  return optim::num_halvings(config_, step, plateau_.num_halvings());
+}
+
+ScheduleEvent LearningRate::halving(int64_t step, double before, const std::string& cause,
+                                    const std::string& why) const {
+  const double after = at(step);
+  return {.event = "halved",
+          .cause = cause,
+          .message = str("step ", step, ": the learning rate is halved, ", short_number(before), " -> ",
+                         short_number(after), " (", why, ")"),
+          .values = {{"before", before}, {"learning_rate", after}}};
+}
+
+std::optional<ScheduleEvent> LearningRate::listed_halving(int64_t step) const {
+  const auto& listed = config_.halve_at;
+  const bool is_listed = std::find(listed.begin(), listed.end(), step) != listed.end();
+  if (!is_listed || step < config_.warmup_steps || config_.type != optim::ScheduleType::kWarmupHalving) return {};
+  return halving(step, 2 * at(step), "halve_at", "learning_rate.halve_at");
+}
+
+std::optional<ScheduleEvent> LearningRate::observe(int64_t step, const NamedValues& validation) {
+  if (!watches_validation() || step < config_.warmup_steps) return std::nullopt;
+  const std::string& metric = config_.plateau.metric;
+  const auto found =
+      std::find_if(validation.begin(), validation.end(), [&](const auto& entry) { return entry.first == metric; });
+  if (found == validation.end()) {
+    std::string known;
+    for (const auto& [name, value] : validation) known += (known.empty() ? "" : ", ") + name;
+    throw ConfigError(Problem{"learning_rate.plateau.metric",
+                              known.empty() ? "validation data (validation.sources)" : "one of: " + known,
+                              "'" + metric + "'", "resume with --set learning_rate.plateau.metric=NAME"});
+  }
+  const double before = at(step);
+  const int64_t since = plateau_.since();
+  if (!plateau_.observe(step, found->second)) return std::nullopt;
+  return halving(step, before, "plateau", str(metric, " has not improved since step ", since));
+}
+
+}  // namespace dalle::training

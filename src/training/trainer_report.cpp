@@ -1,0 +1,125 @@
+// What the loop says of itself: lines of metrics.jsonl, validation, pictures, schedule and speed.
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "dalle/config/node.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/number_text.h"
+#include "dalle/core/str.h"
+#include "dalle/optim/gradients.h"
+#include "dalle/training/trainer.h"
+
+namespace dalle::training {
+
+void Trainer::log_step(double learning_rate, const Tensor& norm) {
+  NamedValues values;
+  cli::StatusUpdate update{.step = step_};
+  for (const auto& [name, value] : step_metrics_) {
+    values.emplace_back(name, value.item<double>());
+    if (name == "loss")
+      update.loss = values.back().second;
+    else
+      update.extra.emplace_back(values.back());
+  }
+  for (const auto& value : task_.batch_values()) values.push_back(value);
+  values.emplace_back("learning_rate", learning_rate);
+  if (const auto halvings = learning_rate_.num_halvings(step_ - 1)) {
+    values.emplace_back("learning_rate_halvings", static_cast<double>(*halvings));
+  }
+  for (const auto& value : task_.schedule_values(step_ - 1)) values.push_back(value);
+  const TimeSpent spent = throughput_.spent();
+  update.items_per_second = spent.items_per_second();
+  update.wait_share = spent.wait_share();
+  values.emplace_back(task_.throughput_unit().first + "_per_second", update.items_per_second);
+  values.emplace_back("data_wait_share", *update.wait_share);
+  values.emplace_back("prepare_share", spent.prepare_share());
+  update.mfu = utilisation(update.items_per_second);
+  if (update.mfu) values.emplace_back("mfu", *update.mfu);
+  values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
+  values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
+  values.emplace_back("grad_norm", norm.item<double>());
+  for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
+    values.emplace_back("grad_norm/" + block, block_norm);
+  }
+  if (communicator_.rank() == 0) {
+    write_line("train", values);
+    status_->update(update);
+  }
+  unreported_ += spent;
+  throughput_.reset();
+}
+
+void Trainer::record_schedule(const ScheduleEvent& event) {
+  log_info(event.message);
+  if (communicator_.rank() != 0) return;
+  metrics_->record(step_, "schedule", {{"event", event.event}, {"cause", event.cause}, {"message", event.message}},
+                   event.values);
+}
+
+void Trainer::record_config_changes(const std::string& saved_config) {
+  const auto changes = config::diff(config::parse_yaml(saved_config, "the checkpoint's config"),
+                                    config::parse_yaml(setup_.resolved_config, "config"));
+  for (const auto& [key, before, after] : changes) {
+    if (communicator_.rank() != 0) return;
+    log_info(str("step ", step_, ": ", key, " changes from ", before.empty() ? "(nothing)" : before, " to ",
+                 after.empty() ? "(nothing)" : after));
+    metrics_->record(step_, "config", {{"event", "changed"}, {"key", key}, {"before", before}, {"after", after}}, {});
+  }
+}
+
+std::optional<double> Trainer::utilisation(double items_per_second) const {
+  const double flops = task_.cost().flops_per_sample;
+  if (setup_.matrix_speed <= 0 || flops <= 0) return std::nullopt;
+  return items_per_second / static_cast<double>(task_.throughput_unit().second) * flops / setup_.matrix_speed;
+}
+
+void Trainer::report_speed() {
+  if (step_ == reported_step_) return;
+  const auto percent = [](double share) { return str(std::lround(100 * share), " %"); };
+  unreported_ += throughput_.spent();
+  throughput_.reset();
+  const double rate = unreported_.items_per_second();
+  std::string line = str("speed, steps ", reported_step_ + 1, " to ", step_, ": ", cli::format_rate(rate), " ",
+                         task_.throughput_unit().first, "/s; ", percent(unreported_.wait_share()),
+                         " of the time waiting for data, ", percent(unreported_.prepare_share()), " preparing batches");
+  if (const auto share = utilisation(rate)) {
+    line +=
+        str("; model FLOPs utilisation ", percent(*share), " of the measured ", scaled(setup_.matrix_speed, "FLOP/s"));
+  }
+  log_info(line);
+  reported_step_ = step_;
+  unreported_ = {};
+}
+
+void Trainer::validate_and_preview(bool validate, bool preview) {
+  if (validate) report_speed();
+  preview = preview || (validate && task_.previews_with_validation());
+  if (communicator_.rank() != 0 || !(validate || preview)) return;
+  const c10::NoGradGuard no_grad;
+  std::optional<optim::EmaScope> scope;
+  if (ema_) scope.emplace(*ema_);
+  if (validate) {
+    const Metrics values = task_.evaluate(step_);
+    if (!values.empty()) {
+      write_line("validation", values);
+      std::string line = str("step ", step_, ": validation");
+      for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
+      log_info(line);
+    }
+    if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
+    for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);
+  }
+  if (preview) {
+    for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
+  }
+  throughput_.reset();
+}
+
+void Trainer::write_sheet(const Sheet& sheet) {
+  generation::write_png(run_->sample_file(sheet.name, step_), sheet.picture);
+  tensorboard_->image(step_, sheet.name, sheet.picture);
+}
+
+}  // namespace dalle::training

@@ -1,0 +1,70 @@
+// The learning rate of a run: events of listed and plateau halvings, what is refused.
+#include "dalle/training/learning_rate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "dalle/core/error.h"
+#include "support/thrown_message.h"
+
+namespace dalle::training {
+namespace {
+
+using ::testing::HasSubstr;
+
+const optim::ScheduleConfig kHalving{.type = optim::ScheduleType::kWarmupHalving,
+                                     .start = 8,
+                                     .warmup_steps = 4,
+                                     .halve_at = {10, 30},
+                                     .plateau = {.metric = "image_loss", .patience_steps = 10}};
+
+TEST(LearningRate, AListedHalvingIsAnEventAtItsStepOnly) {
+  const LearningRate rate(kHalving);
+  for (int64_t step = 0; step < 40; ++step) {
+    const auto event = rate.listed_halving(step);
+    ASSERT_EQ(event.has_value(), step == 10 || step == 30) << step;
+    if (!event) continue;
+    EXPECT_EQ(event->event, "halved");
+    EXPECT_EQ(event->cause, "halve_at");
+    EXPECT_EQ(event->values, (NamedValues{{"before", rate.at(step - 1)}, {"learning_rate", rate.at(step)}}));
+  }
+  EXPECT_THAT(rate.listed_halving(10)->message, HasSubstr("step 10: the learning rate is halved, 8 -> 4"));
+}
+
+TEST(LearningRate, APlateauHalvesFromTheNextUpdateOn) {
+  LearningRate rate(kHalving);
+  EXPECT_FALSE(rate.observe(2, {{"image_loss", 0.1}})) << "validation during the warm-up is no measure";
+  EXPECT_FALSE(rate.observe(5, {{"text_loss", 9}, {"image_loss", 5}}));
+  EXPECT_FALSE(rate.observe(10, {{"image_loss", 6}}));
+  EXPECT_EQ(rate.at(14), 4);
+  const auto event = rate.observe(15, {{"image_loss", 5.5}});
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->cause, "plateau");
+  EXPECT_EQ(event->values, (NamedValues{{"before", 4}, {"learning_rate", 2}}));
+  EXPECT_THAT(event->message, HasSubstr("image_loss has not improved since step 5"));
+  EXPECT_EQ(rate.at(15), 2);
+  EXPECT_EQ(rate.num_halvings(15), 2);
+  LearningRate resumed(kHalving);
+  resumed.load_state(rate.state());
+  EXPECT_EQ(resumed.at(15), 2);
+}
+
+TEST(LearningRate, AnUnknownMetricIsNamedWithTheKnown) {
+  LearningRate rate(kHalving);
+  EXPECT_THAT(testing::message_of<ConfigError>([&] {
+                rate.observe(5, {{"loss", 1}, {"text_loss", 2}});
+              }),
+              HasSubstr("learning_rate.plateau.metric: expected one of: loss, text_loss, got 'image_loss'"));
+  EXPECT_THAT(testing::message_of<ConfigError>([&] { rate.observe(5, {}); }), HasSubstr("validation.sources"));
+}
+
+TEST(LearningRate, OtherSchedulesHaveNoHalvings) {
+  LearningRate rate({.type = optim::ScheduleType::kCosine, .start = 1, .end = 0.1, .steps = 100});
+  EXPECT_FALSE(rate.watches_validation());
+  EXPECT_FALSE(rate.num_halvings(50));
+  EXPECT_FALSE(rate.listed_halving(50));
+  EXPECT_FALSE(rate.observe(50, {{"image_loss", 3}}));
+}
+
+}  // namespace
+}  // namespace dalle::training

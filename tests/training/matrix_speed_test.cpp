@@ -1,0 +1,19 @@
+#include "dalle/training/matrix_speed.h"
+
+#include <gtest/gtest.h>
+
+#include "dalle/training/metrics.h"
+
+namespace dalle::training {
+namespace {
+
+TEST(MatrixSpeed, IsThatOfAMachineAndDoesNotTakeLong) {
+  const double start = Throughput::steady_seconds();
+  const double speed = measure_matrix_speed(at::kCPU, at::kFloat, 0.1);
+  EXPECT_GT(speed, 1e8) << "a core does more than 0.1 GFLOP/s";
+  EXPECT_LT(speed, 1e14) << "no CPU does 100 TFLOP/s in f32";
+  EXPECT_LT(Throughput::steady_seconds() - start, 60);
+}
+
+}  // namespace
+}  // namespace dalle::training
