@@ -63,6 +63,7 @@ void Trainer::record_config_changes(const std::string& saved_config) {
                                     config::parse_yaml(setup_.resolved_config, "config"));
   for (const auto& [key, before, after] : changes) {
     if (communicator_.rank() != 0) return;
+    if ((before == "[]" && after.empty()) || (before.empty() && after == "[]")) continue;  // its entries tell it
     log_info(str("step ", step_, ": ", key, " changes from ", before.empty() ? "(nothing)" : before, " to ",
                  after.empty() ? "(nothing)" : after));
     metrics_->record(step_, "config", {{"event", "changed"}, {"key", key}, {"before", before}, {"after", after}}, {});

@@ -13,13 +13,23 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const StatusUpdate kUpdate{1200, 0.12344, 312.4, 0.031, {{"tau", 0.8}, {"kl", 1.25}}};
+const StatusUpdate kUpdate{.step = 1200,
+                           .loss = 0.12344,
+                           .items_per_second = 312.4,
+                           .wait_share = 0.031,
+                           .extra = {{"tau", 0.8}, {"kl", 1.25}}};
 
 StatusFormat wide() { return {"prior", "images", 5000, 252, 0, false}; }
 
 TEST(StatusLine, ShowsEverythingWhereThereIsRoom) {
   EXPECT_EQ(format_status(wide(), kUpdate),
             "prior 1200/5000 24% | loss 0.1234 | tau 0.8 | kl 1.25 | 312 images/s | wait 3% | left 4m12s");
+}
+
+TEST(StatusLine, UtilisationStandsBesideTheWait) {
+  StatusUpdate update = kUpdate;
+  update.mfu = 0.314;
+  EXPECT_THAT(format_status(wide(), update), HasSubstr("312 images/s | wait 3% | mfu 31% | left 4m12s"));
 }
 
 TEST(StatusLine, ExtrasGoFirstThenTheRight) {

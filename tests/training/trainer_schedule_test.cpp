@@ -106,7 +106,7 @@ TEST(TrainerSchedule, AResumedRunKeepsWhatWasChanged) {
   EXPECT_EQ(kept.trainer.num_steps, 2);
   const std::string log = read_file(scratch / "run/log.txt");
   EXPECT_THAT(log, AllOf(HasSubstr("learning_rate.start changes from 0.004 to 1e-05"),
-                         HasSubstr("weight decay 0.0001 on matrices and kernels (17 tensors, "),
+                         HasSubstr("weight decay 0.0001 on matrices and kernels (18 tensors, "),
                          HasSubstr("of the time waiting for data"), HasSubstr("model FLOPs utilisation"),
                          HasSubstr("of the measured ")));
 }
