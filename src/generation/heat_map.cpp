@@ -19,7 +19,7 @@ constexpr Colour kMapSoftInk = {95, 99, 104};
 constexpr int64_t kMapMargin = 28;
 constexpr int64_t kScaleGap = 20;    // between map and scale
 constexpr int64_t kScaleWidth = 18;  // of the coloured bar
-constexpr int64_t kTickRoom = 56;    // right of the bar, for numbers
+constexpr int64_t kTickRoom = 80;    // right of the bar, for numbers
 constexpr int64_t kNumTicks = 5;
 
 const TextStyle kMapTitle{.size = 22, .bold = true};
@@ -41,9 +41,11 @@ Colour colour_at(double share) {
   return colour;
 }
 
-std::string tick_text(double value) {
+// With the decimals that tell neighbouring ticks apart.
+std::string tick_text(double value, double tick_step) {
+  const int decimals = tick_step > 0 ? std::clamp(static_cast<int>(std::ceil(1 - std::log10(tick_step))), 0, 6) : 2;
   char text[32];
-  std::snprintf(text, sizeof text, std::abs(value) >= 100 ? "%.0f" : "%.2f", value);
+  std::snprintf(text, sizeof text, "%.*f", decimals, value);
   return text;
 }
 
@@ -64,12 +66,13 @@ void draw_scale(Tensor& sheet, int64_t top, int64_t left, int64_t height, const 
     fill_rectangle(sheet, top + y, left, 1, kScaleWidth, colour_at(share));
   }
   const int64_t num_ticks = range.high > range.low ? kNumTicks : 1;
+  const double tick_step = (range.high - range.low) / static_cast<double>(kNumTicks - 1);
   for (int64_t tick = 0; tick < num_ticks; ++tick) {
     const double share = num_ticks == 1 ? 0.5 : static_cast<double>(tick) / static_cast<double>(num_ticks - 1);
     const auto y = static_cast<int64_t>(std::lround((1 - share) * static_cast<double>(height - 1)));
     fill_rectangle(sheet, top + y, left + kScaleWidth, 1, 5, kMapSoftInk);
     draw_text(sheet, top + y - line_height(kTickStyle) / 2, left + kScaleWidth + 9,
-              tick_text(range.low + share * (range.high - range.low)), kTickStyle);
+              tick_text(range.low + share * (range.high - range.low), tick_step), kTickStyle);
   }
 }
 

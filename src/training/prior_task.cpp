@@ -203,7 +203,9 @@ Sheet PriorTask::input_sheet(const PreparedBatch& batch) {
   PreparedBatch shown = batch;
   const int64_t grid = config_.model.grid_size;
   const Tensor codes = batch.tokens_BI.slice(0, 0, std::min<int64_t>(16, batch.tokens_BI.size(0)));
-  shown.pixels = dvae_ ? dvae().decode(codes.view({-1, grid, grid})) : code_colours(codes, grid);
+  // Colours of codes are enlarged to squares here: the sheet enlarges pictures smoothly.
+  shown.pixels = dvae_ ? dvae().decode(codes.view({-1, grid, grid}))
+                       : at::upsample_nearest2d(code_colours(codes, grid), {16 * grid, 16 * grid});
   return captioned_sheet("inputs", shown,
                          str("what the prior sees first: ", dvae_ ? "decoded image tokens" : "image tokens as colours",
                              " and text pieces"),
