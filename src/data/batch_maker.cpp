@@ -50,20 +50,23 @@ MadeBatch BatchMaker::make(int64_t number) const {
     fail_all_bad(made, str("a batch of ", share, " without one"));
   }
   std::vector<Tensor> images;
-  std::vector<std::vector<int64_t>> ids;
+  std::vector<text::EncodedCaption> encoded;
   for (int64_t i = 0; i < share; ++i) {
     const int64_t position = first + i;
     auto& slot = items[static_cast<size_t>(i)];
     Item item = slot ? std::move(*slot) : replace(order_.index_at(position), position, made);
     images.push_back(item.image_3SS);
-    if (options_.encode_caption) ids.push_back(options_.encode_caption(item.caption, position));
+    if (options_.encode_caption) {
+      const SampleVisit visit{.position = position, .sample = item.index, .epoch = order_.epoch_of(position)};
+      encoded.push_back(options_.encode_caption(item.caption, visit));
+    }
     made.batch.keys.push_back(std::move(item.key));
     made.batch.captions.push_back(std::move(item.caption));
     made.batch.positions.push_back(position);
     made.batch.indices.push_back(item.index);
   }
   made.batch.images = at::stack(images);
-  if (options_.encode_caption) made.batch.caption_ids = stack_ids(ids);
+  if (options_.encode_caption) set_captions(encoded, made.batch);
   return made;
 }
 
@@ -89,17 +92,17 @@ BatchMaker::Item BatchMaker::replace(int64_t index, int64_t position, MadeBatch&
   fail_all_bad(made, str(tries + 1, " samples in a row without one"));
 }
 
-Tensor stack_ids(const std::vector<std::vector<int64_t>>& ids) {
-  const auto rows = static_cast<int64_t>(ids.size());
-  const auto columns = static_cast<int64_t>(ids.empty() ? 0 : ids[0].size());
-  Tensor stacked = at::empty({rows, columns}, at::kLong);
-  int64_t* out = stacked.mutable_data_ptr<int64_t>();
-  for (const auto& row : ids) {
-    TORCH_CHECK_VALUE(static_cast<int64_t>(row.size()) == columns, "[loader] captions were encoded to ", row.size(),
+void set_captions(const std::vector<text::EncodedCaption>& captions, Batch& batch) {
+  const auto rows = static_cast<int64_t>(captions.size());
+  const auto columns = static_cast<int64_t>(captions.empty() ? 0 : captions[0].ids.size());
+  batch.caption_ids = at::empty({rows, columns}, at::kLong);
+  int64_t* out = batch.caption_ids.mutable_data_ptr<int64_t>();
+  for (const auto& [ids, truncated] : captions) {
+    TORCH_CHECK_VALUE(static_cast<int64_t>(ids.size()) == columns, "[loader] captions were encoded to ", ids.size(),
                       " and ", columns, " ids");
-    out = std::copy(row.begin(), row.end(), out);
+    out = std::copy(ids.begin(), ids.end(), out);
+    batch.num_truncated += truncated ? 1 : 0;
   }
-  return stacked;
 }
 
 }  // namespace dalle::data

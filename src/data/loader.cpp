@@ -54,7 +54,7 @@ Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image
   BadSampleJudge judge(config.max_bad_share);
   Batch batch;
   std::vector<Tensor> images;
-  std::vector<std::vector<int64_t>> ids;
+  std::vector<text::EncodedCaption> encoded;
   for (int64_t index = first; index < std::min(first + count, dataset.size()); ++index) {
     try {
       RawSample raw = dataset.read(index);
@@ -68,7 +68,7 @@ Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image
     judge.add(1, {});
     batch.positions.push_back(index);
     batch.indices.push_back(index);
-    if (encode_caption) ids.push_back(encode_caption(batch.captions.back(), index));
+    if (encode_caption) encoded.push_back(encode_caption(batch.captions.back(), {.position = index, .sample = index}));
   }
   if (images.empty()) {
     throw DataError(Problem{.place = "pictures",
@@ -76,7 +76,7 @@ Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image
                             .got = str("none of ", dataset.size())});
   }
   batch.images = at::stack(images);
-  if (encode_caption) batch.caption_ids = stack_ids(ids);
+  if (encode_caption) set_captions(encoded, batch);
   return batch;
 }
 

@@ -23,7 +23,7 @@ class BatchRows {
     batch_.codes = at::empty({size, grid * grid}, at::kLong);
   }
 
-  void add(int64_t sample, int64_t crop, int64_t position, const EncodeCaption& encode_caption,
+  void add(int64_t sample, int64_t crop, int64_t position, int64_t epoch, const EncodeCaption& encode_caption,
            const std::function<std::string(const std::vector<std::string>&)>& choose) {
     const auto captions = tokens_.captions(sample);
     if (captions.empty()) {
@@ -35,18 +35,21 @@ class BatchRows {
     batch_.captions.push_back(choose(captions));
     batch_.positions.push_back(position);
     batch_.indices.push_back(sample);
-    if (encode_caption) ids_.push_back(encode_caption(batch_.captions.back(), position));
+    if (encode_caption) {
+      const SampleVisit visit{.position = position, .sample = tokens_.index(sample), .epoch = epoch};
+      encoded_.push_back(encode_caption(batch_.captions.back(), visit));
+    }
   }
 
   Batch finish() {
-    if (!ids_.empty()) batch_.caption_ids = stack_ids(ids_);
+    if (!encoded_.empty()) set_captions(encoded_, batch_);
     return std::move(batch_);
   }
 
  private:
   const TokenDataset& tokens_;
   Batch batch_;
-  std::vector<std::vector<int64_t>> ids_;
+  std::vector<text::EncodedCaption> encoded_;
 };
 
 }  // namespace
@@ -66,9 +69,9 @@ struct TokenLoader::State {
     BatchRows rows(tokens, share);
     for (int64_t position = first; position < first + share; ++position) {
       const int64_t sample = order.index_at(position);
-      const int64_t crop =
-          choose_crop(options.seed, order.epoch_of(position), tokens.index(sample), tokens.info().num_crops);
-      rows.add(sample, crop, position, options.encode_caption, [&](const std::vector<std::string>& captions) {
+      const int64_t epoch = order.epoch_of(position);
+      const int64_t crop = choose_crop(options.seed, epoch, tokens.index(sample), tokens.info().num_crops);
+      rows.add(sample, crop, position, epoch, options.encode_caption, [&](const std::vector<std::string>& captions) {
         return choose_caption(captions, caption, options.seed, position);
       });
     }
@@ -108,7 +111,7 @@ Batch load_token_range(const TokenDataset& tokens, int64_t first, int64_t count,
                     tokens.size());
   BatchRows rows(tokens, end - first);
   for (int64_t sample = first; sample < end; ++sample) {
-    rows.add(sample, /*crop=*/0, sample, encode_caption,
+    rows.add(sample, /*crop=*/0, sample, /*epoch=*/0, encode_caption,
              [](const std::vector<std::string>& captions) { return captions.front(); });
   }
   return rows.finish();

@@ -22,8 +22,6 @@ EncodedCaption CaptionEncoder::fit(std::vector<int64_t> ids) const {
   EncodedCaption encoded{.truncated = static_cast<int64_t>(ids.size()) > length_};
   ids.resize(static_cast<size_t>(length_), kPadToken);
   encoded.ids = std::move(ids);
-  ++num_encoded_;
-  if (encoded.truncated) ++num_truncated_;
   return encoded;
 }
 

@@ -65,10 +65,10 @@ std::map<std::string, std::string> ClipTask::identities() const {
 
 std::unique_ptr<data::BatchStream> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position);
-  options.encode_caption = [this](std::string_view caption, int64_t position) {
-    const auto key =
-        random_key(static_cast<uint64_t>(config_.trainer.seed), Purpose::kBpeDropout, static_cast<uint64_t>(position));
-    return models::clip_text_ids(config_.model, tokenizer_.encode(caption, config_.bpe_dropout, key));
+  options.encode_caption = [this](std::string_view caption, const data::SampleVisit& visit) {
+    const auto pieces = tokenizer_.encode(caption, config_.bpe_dropout, bpe_dropout_key(config_.trainer, visit));
+    return text::EncodedCaption{.ids = models::clip_text_ids(config_.model, pieces),
+                                .truncated = static_cast<int64_t>(pieces.size()) > config_.model.max_caption_tokens()};
   };
   return std::make_unique<data::Loader>(dataset_, config_.data, std::move(options));
 }

@@ -76,21 +76,21 @@ std::map<std::string, std::string> PriorTask::identities() const {
 
 int64_t PriorTask::image_size() const { return dvae_ ? dvae().config().image_size : 0; }
 
-std::vector<int64_t> PriorTask::training_ids(std::string_view caption, int64_t position) const {
-  const auto seed = static_cast<uint64_t>(config_.trainer.seed), place = static_cast<uint64_t>(position);
+text::EncodedCaption PriorTask::training_caption(std::string_view caption, const data::SampleVisit& visit) const {
+  const auto seed = static_cast<uint64_t>(config_.trainer.seed), place = static_cast<uint64_t>(visit.position);
   if (config_.caption_dropout > 0) {
     RandomStream stream(random_key(seed, Purpose::kDropout, place, kCaptionDropout));
     if (stream.uniform() < config_.caption_dropout) {
-      return std::vector<int64_t>(static_cast<size_t>(encoder_.length()), models::kPadToken);
+      return {.ids = std::vector<int64_t>(static_cast<size_t>(encoder_.length()), models::kPadToken)};
     }
   }
-  return encoder_.encode(caption, random_key(seed, Purpose::kBpeDropout, place)).ids;
+  return encoder_.encode(caption, bpe_dropout_key(config_.trainer, visit));
 }
 
 std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   auto options = loader_options(config_.trainer, image_size(), micro_batch_size, start_position);
-  options.encode_caption = [this](std::string_view caption, int64_t position) {
-    return training_ids(caption, position);
+  options.encode_caption = [this](std::string_view caption, const data::SampleVisit& visit) {
+    return training_caption(caption, visit);
   };
   return data_.open(config_.data, std::move(options));
 }
@@ -214,12 +214,6 @@ Sheet PriorTask::input_sheet(const PreparedBatch& batch) {
                                shown_pieces(encoder_.tokenizer(), batch.batch.caption_ids[static_cast<int64_t>(i)]);
                            return pieces.empty() ? "(no caption)" : pieces;
                          });
-}
-
-std::string PriorTask::closing_note() const {
-  if (encoder_.num_truncated() == 0) return "";
-  return str(encoder_.num_truncated(), " of ", encoder_.num_encoded(), " captions were longer than ", encoder_.length(),
-             " tokens and cut");
 }
 
 }  // namespace dalle::training

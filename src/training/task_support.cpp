@@ -30,6 +30,11 @@ data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_s
   return options;
 }
 
+RandomKey bpe_dropout_key(const TrainerConfig& trainer, const data::SampleVisit& visit) {
+  return random_key(static_cast<uint64_t>(trainer.seed), Purpose::kBpeDropout, static_cast<uint64_t>(visit.sample),
+                    static_cast<uint64_t>(visit.epoch));
+}
+
 Tensor to_unit_range(const Tensor& u8, at::Device device) { return u8.to(device).to(at::kFloat).div_(255); }
 
 Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,

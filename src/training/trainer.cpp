@@ -8,6 +8,7 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
+#include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
 #include "dalle/optim/gradients.h"
 #include "dalle/optim/parameter_groups.h"
@@ -107,7 +108,10 @@ bool Trainer::run(RunDirectory& directory) {
   status_->finish();
   save();
   report_speed();
-  if (const std::string note = task_.closing_note(); !note.empty()) log_info(note);
+  if (num_truncated_captions_ > 0) {
+    log_info(str(grouped_digits(num_truncated_captions_), " of ", grouped_digits(num_captions_),
+                 " captions were longer than the model's text context and were cut"));
+  }
   return true;
 }
 
@@ -121,12 +125,24 @@ std::vector<PreparedBatch> Trainer::next_batches() {
     throughput_.begin_wait();
     data::Batch batch = loader_->next();
     throughput_.end_wait();
+    count_captions(batch);
     throughput_.begin_prepare();
     batches.push_back(task_.prepare(std::move(batch), context));
     throughput_.end_prepare();
   }
   if (trainer.overfit_one_batch) kept_batches_ = batches;
   return batches;
+}
+
+void Trainer::count_captions(const data::Batch& batch) {
+  if (!batch.caption_ids.defined()) return;
+  if (num_truncated_captions_ == 0 && batch.num_truncated > 0) {
+    log_info(
+        "some captions are longer than the model's text context and are cut; truncated_captions in metrics.jsonl "
+        "counts them");
+  }
+  num_captions_ += batch.caption_ids.size(0);
+  num_truncated_captions_ += batch.num_truncated;
 }
 
 void Trainer::train_step() {

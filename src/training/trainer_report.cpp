@@ -38,6 +38,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   update.mfu = utilisation(update.items_per_second);
   if (update.mfu) values.emplace_back("mfu", *update.mfu);
   values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
+  if (num_captions_ > 0) values.emplace_back("truncated_captions", static_cast<double>(num_truncated_captions_));
   values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
   values.emplace_back("grad_norm", norm.item<double>());
   for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {

@@ -29,6 +29,10 @@ void Trainer::save() {
   checkpoint.scalars["learning_rate"] = learning_rate_.at(step_);
   for (const auto& [name, value] : learning_rate_.state()) checkpoint.scalars[name] = value;
   checkpoint.scalars["skipped_updates"] = static_cast<double>(nonfinite_total_);
+  if (num_captions_ > 0) {
+    checkpoint.scalars["captions"] = static_cast<double>(num_captions_);
+    checkpoint.scalars["truncated_captions"] = static_cast<double>(num_truncated_captions_);
+  }
   for (const auto& [name, value] : task_.schedule_values(step_)) checkpoint.scalars[name] = value;
   storage::save_checkpoint(run_->checkpoint(step_), checkpoint);
   storage::update_latest(run_->root(), storage::checkpoint_name(step_));
@@ -68,9 +72,13 @@ void Trainer::restore() {
   resumed_config_ = checkpoint.config_yaml;
   step_ = checkpoint.step;
   saved_step_ = step_;
-  if (const auto skipped = checkpoint.scalars.find("skipped_updates"); skipped != checkpoint.scalars.end()) {
-    nonfinite_total_ = static_cast<int64_t>(skipped->second);
-  }
+  const auto restore_count = [&](const char* name, int64_t& count) {
+    const auto saved = checkpoint.scalars.find(name);
+    if (saved != checkpoint.scalars.end()) count = static_cast<int64_t>(saved->second);
+  };
+  restore_count("skipped_updates", nonfinite_total_);
+  restore_count("captions", num_captions_);
+  restore_count("truncated_captions", num_truncated_captions_);
 }
 
 void Trainer::initialize_from(const std::filesystem::path& given) {

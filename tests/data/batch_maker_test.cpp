@@ -36,11 +36,13 @@ TEST(BatchMaker, SaysWhichSamplesWereBadAndWhy) {
   EXPECT_THAT(made.bad[0].reason, HasSubstr("memory: key9"));
 }
 
-TEST(BatchMaker, StacksIdsOfOneLengthOnly) {
-  const Tensor ids = stack_ids({{1, 2}, {3, -1}});
-  EXPECT_EQ(ids.sizes(), at::IntArrayRef({2, 2}));
-  EXPECT_EQ(ids[1][0].item<int64_t>(), 3);
-  EXPECT_THROW(stack_ids({{1, 2}, {3}}), c10::ValueError);
+TEST(BatchMaker, StacksIdsOfOneLengthOnlyAndCountsCutCaptions) {
+  Batch batch;
+  set_captions({{.ids = {1, 2}, .truncated = true}, {.ids = {3, -1}}}, batch);
+  EXPECT_EQ(batch.caption_ids.sizes(), at::IntArrayRef({2, 2}));
+  EXPECT_EQ(batch.caption_ids[1][0].item<int64_t>(), 3);
+  EXPECT_EQ(batch.num_truncated, 1);
+  EXPECT_THROW(set_captions({{.ids = {1, 2}}, {.ids = {3}}}, batch), c10::ValueError);
 }
 
 }  // namespace

@@ -32,14 +32,17 @@ LoaderOptions options_with(int64_t batch_size, int64_t start = 0) {
           .image_size = 16,
           .seed = 4,
           .start_position = start,
-          .encode_caption = [](std::string_view caption, int64_t position) {
-            return std::vector<int64_t>{static_cast<int64_t>(caption.size()), position};
+          .encode_caption = [](std::string_view caption, const SampleVisit& visit) {
+            return text::EncodedCaption{
+                .ids = {static_cast<int64_t>(caption.size()), visit.sample, visit.epoch, visit.position},
+                .truncated = visit.sample % 3 == 0};
           }};
 }
 
 void expect_equal(const Batch& a, const Batch& b) {
   EXPECT_TRUE(a.images.equal(b.images));
   EXPECT_TRUE(a.caption_ids.equal(b.caption_ids));
+  EXPECT_EQ(a.num_truncated, b.num_truncated);
   EXPECT_EQ(a.keys, b.keys);
   EXPECT_EQ(a.captions, b.captions);
   EXPECT_EQ(a.positions, b.positions);
@@ -58,8 +61,13 @@ TEST(Loader, EveryEpochHoldsEverySampleOnce) {
       ++count[batch.keys[k]];
       EXPECT_EQ(batch.keys[k], str("key", batch.indices[k]));
       EXPECT_THAT(batch.captions[k], ::testing::EndsWith(str(" ", batch.indices[k])));
-      EXPECT_EQ(batch.caption_ids[static_cast<int64_t>(k)][1].item<int64_t>(), batch.positions[k]);
+      const Tensor ids = batch.caption_ids[static_cast<int64_t>(k)];
+      EXPECT_EQ(ids[1].item<int64_t>(), batch.indices[k]);
+      EXPECT_EQ(ids[2].item<int64_t>(), batch.positions[k] / 30) << "the epoch";
+      EXPECT_EQ(ids[3].item<int64_t>(), batch.positions[k]);
     }
+    EXPECT_EQ(batch.num_truncated,
+              std::count_if(batch.indices.begin(), batch.indices.end(), [](int64_t index) { return index % 3 == 0; }));
   }
   EXPECT_EQ(count.size(), 30u);
   for (const auto& [key, n] : count) EXPECT_EQ(n, 7) << key;
@@ -228,11 +236,11 @@ TEST(Loader, UsesEveryThreadForDifferentBatches) {
   std::mutex mutex;
   std::set<std::thread::id> ids;
   LoaderOptions options = options_with(5);
-  options.encode_caption = [&](std::string_view, int64_t) {
+  options.encode_caption = [&](std::string_view, const SampleVisit&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     const std::lock_guard lock(mutex);
     ids.insert(std::this_thread::get_id());
-    return std::vector<int64_t>{1};
+    return text::EncodedCaption{.ids = {1}};
   };
   Loader loader(dataset, config_with(3), options);
   for (int i = 0; i < 20; ++i) loader.next();

@@ -90,18 +90,23 @@ TEST(TokenLoader, NeitherThreadsNorRanksNorTheStartChangeTheBatches) {
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(half[i].codes.equal(expected[i].codes.slice(0, 2)));
 }
 
-TEST(TokenLoader, EncodesCaptionsAtTheirPositions) {
+TEST(TokenLoader, EncodesCaptionsOfVisits) {
   const Shards shards;
   LoaderOptions options{.batch_size = 3, .seed = 1, .start_position = 7};
-  options.encode_caption = [](std::string_view caption, int64_t position) {
-    return std::vector<int64_t>{static_cast<int64_t>(caption.size()), position};
+  options.encode_caption = [](std::string_view caption, const SampleVisit& visit) {
+    return text::EncodedCaption{
+        .ids = {static_cast<int64_t>(caption.size()), visit.position, visit.sample, visit.epoch},
+        .truncated = visit.position > 7};
   };
   const auto batch = read(shards.tokens, {.caption = CaptionChoice::kFirst}, options, 1).front();
   for (int64_t i = 0; i < 3; ++i) {
     EXPECT_EQ(batch.caption_ids[i][0].item<int64_t>(),
               static_cast<int64_t>(batch.captions[static_cast<size_t>(i)].size()));
     EXPECT_EQ(batch.caption_ids[i][1].item<int64_t>(), 7 + i);
+    EXPECT_EQ(batch.caption_ids[i][2].item<int64_t>(), shards.tokens.index(batch.indices[static_cast<size_t>(i)]));
+    EXPECT_EQ(batch.caption_ids[i][3].item<int64_t>(), (7 + i) / 5) << "the epoch";
   }
+  EXPECT_EQ(batch.num_truncated, 2);
 }
 
 TEST(TokenLoader, ARangeIsTheFirstCropWithTheFirstCaption) {

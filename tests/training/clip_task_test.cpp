@@ -107,7 +107,7 @@ TEST(ClipTask, PicturesDependOnTheirPositionAlone) {
   EXPECT_TRUE(testing::close_to(later.pixels, whole.pixels.slice(0, 4, 8), 1e-5));
 }
 
-TEST(ClipTask, EachPositionHasItsOwnBpeDropout) {
+TEST(ClipTask, EachEpochHasItsOwnBpeDropout) {
   auto config = tiny_clip();
   config.data.sources = {emoji("train.tar", 1)};
   config.data.caption = data::CaptionChoice::kFirst;
@@ -118,7 +118,7 @@ TEST(ClipTask, EachPositionHasItsOwnBpeDropout) {
   const Tensor ids = first_batch(task, 16).batch.caption_ids;
   std::set<std::string> readings;
   for (int64_t i = 0; i < 16; ++i) readings.insert(str(ids[i]));
-  EXPECT_GE(readings.size(), 4U) << "one caption, read sixteen times";
+  EXPECT_GE(readings.size(), 4U) << "one sample, sixteen epochs";
 }
 
 TEST(ClipTask, ReportsRetrievalOnBothSides) {

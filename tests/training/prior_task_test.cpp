@@ -115,15 +115,6 @@ TEST(PriorTask, NeedsADvaeAndATokenizer) {
   EXPECT_THAT(message_of<ConfigError>([&] { PriorTask(config, at::kCPU); }), HasSubstr("train-tokenizer"));
 }
 
-TEST(PriorTask, CaptionsThatAreCutAreReported) {
-  auto config = tiny_prior();
-  config.model.text_context = 3;
-  PriorTask task(config, at::kCPU);
-  EXPECT_EQ(task.closing_note(), "");
-  EXPECT_EQ(first_batch(task, 8).batch.caption_ids.size(1), 2);
-  EXPECT_THAT(task.closing_note(), HasSubstr("captions were longer than 2 tokens and cut"));
-}
-
 TEST(PriorTask, BpeDropoutIsForTrainingOnly) {
   auto config = tiny_prior();
   config.bpe_dropout = 0.9;

@@ -18,7 +18,7 @@ enum class Purpose : uint32_t {
   kDataOrder = 2,      // permutation of an epoch: a = epoch, b = virtual stream
   kAugment = 3,        // crops, flips: a = global sample position
   kCaptionChoice = 4,  // a = global sample position
-  kBpeDropout = 5,     // a = global sample position
+  kBpeDropout = 5,     // a = sample of the data set, b = epoch
   kGumbel = 6,         // relaxation noise: a = global sample position
   kDropout = 7,        // a = global sample position, b = layer
   kSampling = 8,       // a = hash of the caption, b = candidate number

@@ -47,7 +47,8 @@ class BatchMaker {
 /// Throws ConfigError unless batch_size is a multiple of world_size.
 void check_batch_split(const LoaderOptions& options);
 
-/// Stacks ids into int64 [B, n]. Throws TORCH_CHECK_VALUE's error where their numbers differ.
-Tensor stack_ids(const std::vector<std::vector<int64_t>>& ids);
+/// Sets batch.caption_ids, int64 [B, n], and batch.num_truncated. Throws TORCH_CHECK_VALUE's error where the numbers of ids
+/// differ.
+void set_captions(const std::vector<text::EncodedCaption>& captions, Batch& batch);
 
 }  // namespace dalle::data

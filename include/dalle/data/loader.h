@@ -15,6 +15,7 @@
 #include "dalle/core/tensor.h"
 #include "dalle/data/data_config.h"
 #include "dalle/data/dataset.h"
+#include "dalle/text/caption_encoder.h"
 
 namespace dalle::data {
 
@@ -22,14 +23,22 @@ struct Batch {
   Tensor images;                      // uint8 [B, 3, S, S]; undefined where the data set holds tokens
   Tensor codes;                       // int64 [B, grid_size^2] image tokens; undefined where it holds pictures
   Tensor caption_ids;                 // int64 [B, n]; undefined without encode_caption
+  int64_t num_truncated = 0;          // captions of them that were longer than n ids
   std::vector<std::string> keys;      // B
   std::vector<std::string> captions;  // B, the ones chosen
   std::vector<int64_t> positions;     // B, global positions; load_range: indices in the data set
   std::vector<int64_t> indices;       // B, samples of the data set that were used
 };
 
-/// Ids of a caption at a position, the same number of ids for every caption; called from loader threads.
-using EncodeCaption = std::function<std::vector<int64_t>(std::string_view caption, int64_t position)>;
+/// A sample as it comes up in training.
+struct SampleVisit {
+  int64_t position = 0;  // global
+  int64_t sample = 0;    // index in the data set; of stored tokens, in the data set that was encoded
+  int64_t epoch = 0;
+};
+
+/// Ids of a caption, the same number of ids for every caption; called from loader threads.
+using EncodeCaption = std::function<text::EncodedCaption(std::string_view caption, const SampleVisit& visit)>;
 
 struct LoaderOptions {
   int64_t batch_size = 1;  // of all ranks together; a multiple of world_size

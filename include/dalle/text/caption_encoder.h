@@ -1,7 +1,6 @@
 // Captions as fixed rows of piece ids, as the models take them.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -31,9 +30,6 @@ class CaptionEncoder {
 
   int64_t length() const { return length_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
-  /// Captions encoded and cut so far, for the log.
-  int64_t num_encoded() const { return num_encoded_; }
-  int64_t num_truncated() const { return num_truncated_; }
 
  private:
   EncodedCaption fit(std::vector<int64_t> ids) const;
@@ -41,8 +37,6 @@ class CaptionEncoder {
   Tokenizer tokenizer_;
   int64_t length_;
   double dropout_;
-  mutable std::atomic<int64_t> num_encoded_ = 0;
-  mutable std::atomic<int64_t> num_truncated_ = 0;
 };
 
 }  // namespace dalle::text

@@ -43,13 +43,12 @@ class PriorTask : public TrainingTask {
   TrainingCost cost() const override { return cost_; }
   std::map<std::string, std::string> identities() const override;
   std::string tokenizer_bytes() const override { return encoder_.tokenizer().model_bytes(); }
-  std::string closing_note() const override;
 
   /// Only where the config names one, which it must to train on pictures.
   const models::Dvae& dvae() const;
 
  private:
-  std::vector<int64_t> training_ids(std::string_view caption, int64_t position) const;
+  text::EncodedCaption training_caption(std::string_view caption, const data::SampleVisit& visit) const;
   Tensor caption_ids(const std::vector<std::string>& captions) const;
   /// int64 [B, I] on the device.
   Tensor image_tokens(const data::Batch& batch) const;

@@ -94,8 +94,6 @@ class TrainingTask {
   virtual std::string tokenizer_bytes() const { return ""; }
   /// Numbers of this stage that should stay within a range, and what to do where they do not.
   virtual std::vector<HealthRule> health_rules() const { return {}; }
-  /// A line for the log at the end of the run (truncated captions and the like), or "".
-  virtual std::string closing_note() const { return ""; }
 };
 
 }  // namespace dalle::training

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "dalle/core/random.h"
 #include "dalle/data/loader.h"
 #include "dalle/text/tokenizer.h"
 #include "dalle/training/config.h"
@@ -19,6 +20,9 @@ int64_t validation_size(const data::Dataset& validation, const ValidationConfig&
 
 data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_size, int64_t micro_batch_size,
                                    int64_t start_position);
+
+/// The numbers that BPE dropout uses for a sample in an epoch: a function of these three alone.
+RandomKey bpe_dropout_key(const TrainerConfig& trainer, const data::SampleVisit& visit);
 
 /// u8 pictures -> f32 in [0, 1] on `device`.
 Tensor to_unit_range(const Tensor& u8, at::Device device);

@@ -53,6 +53,8 @@ class Trainer {
   void restore();
   void initialize_from(const std::filesystem::path& given);
   std::vector<PreparedBatch> next_batches();
+  /// Counts captions, and those that were cut because they are longer than the model's text context.
+  void count_captions(const data::Batch& batch);
   void train_step();
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
   void reduce_gradients();
@@ -102,6 +104,8 @@ class Trainer {
   int64_t saved_step_ = -1;
   int64_t nonfinite_in_row_ = 0;
   int64_t nonfinite_total_ = 0;
+  int64_t num_captions_ = 0;            // read since the start of the run
+  int64_t num_truncated_captions_ = 0;  // of them
 };
 
 }  // namespace dalle::training
