@@ -5,10 +5,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
-#include <vector>
 
+#include "dalle/layers/bf16_product.h"
 #include "dalle/layers/channels_last.h"
-#include "dalle/layers/elementwise.h"
 
 namespace dalle::layers {
 namespace {
@@ -57,8 +56,14 @@ Tensor neighbourhoods(const Tensor& x, int64_t kernel) {
       .reshape({-1, kernel * kernel * channels});
 }
 
-// A ReLU's gradient, in place: zero where its output was.
-void mask_(Tensor& grad, const Tensor& relu_output) { at::threshold_backward_out(grad, grad, relu_output, 0); }
+Tensor bias_gradient(const Tensor& grad) {
+  const Tensor rows = channel_rows(grad);
+  return rows.scalar_type() == at::kBFloat16 && rows.is_cpu() ? at::sum(rows, {0}, /*keepdim=*/false, at::kFloat)
+                                                              : at::sum(rows, {0});
+}
+
+// The matrix [out, in] of a 1x1 kernel.
+Tensor matrix_of(const Tensor& w) { return w.reshape({w.size(0), w.size(1)}); }
 
 }  // namespace
 
@@ -75,78 +80,76 @@ Tensor convolve_relu(const Tensor& x, const ConvWeights& weights) {
 
 ConvGradients convolve_backward(const Tensor& grad, const Tensor& x, const Tensor& w, bool wants_x) {
   const int64_t padding = padding_of(w), positions = grad.size(0) * grad.size(2) * grad.size(3);
-  const bool by_product = w.size(2) == 1 || (grad.is_cpu() && positions <= kFewPositions);
-  const auto [grad_x, grad_w, grad_b] =
+  const bool by_tiles = fits_conv_kernel_gradient(grad, x);
+  const bool by_product = !by_tiles && (w.size(2) == 1 || (grad.is_cpu() && positions <= kFewPositions));
+  const bool by_convolution = !by_tiles && !by_product;
+  auto [grad_x, grad_w, grad_b] =
       at::convolution_backward(grad, x, w, at::IntArrayRef{w.size(0)}, {1, 1}, {padding, padding}, {1, 1},
-                               /*transposed=*/false, {0, 0}, /*groups=*/1, {wants_x, !by_product, !by_product});
-  if (!by_product) return {grad_x, grad_w, grad_b};
-  const Tensor grad_rows = channel_rows(grad);
-  const Tensor grad_kernel = at::mm(grad_rows.t(), neighbourhoods(x, w.size(2)));
-  return {grad_x, grad_kernel.view({w.size(0), w.size(2), w.size(3), w.size(1)}).permute({0, 3, 1, 2}),
-          grad_rows.sum(0)};
+                               /*transposed=*/false, {0, 0}, /*groups=*/1, {wants_x, by_convolution, by_convolution});
+  if (by_tiles) grad_w = conv_kernel_gradient(grad, x, w.size(2));
+  if (by_product) {
+    const Tensor grad_kernel = at::mm(channel_rows(grad).t(), neighbourhoods(x, w.size(2)));
+    grad_w = grad_kernel.view({w.size(0), w.size(2), w.size(3), w.size(1)}).permute({0, 3, 1, 2});
+  }
+  return {grad_x, grad_w, by_convolution ? grad_b : bias_gradient(grad)};
 }
 
 namespace {
 
-// Inputs in order: x, conv_1.w, conv_1.b, ... conv_4.b, and id.w, id.b where there is an id convolution.
-struct ResblockFunction : torch::autograd::Function<ResblockFunction> {
-  static constexpr size_t kId = 9;
-
-  static Tensor forward(AutogradContext* context, at::TensorList inputs, double gain) {
-    const auto weights = [&](size_t at) { return ConvWeights{inputs[at], inputs[at + 1]}; };
-    const Tensor& x = inputs[0];
-    const bool has_id = inputs.size() > kId;
-    const Tensor r1 = at::relu(x);
-    const Tensor r2 = convolve_relu(r1, weights(1));
-    const Tensor r3 = convolve_relu(r2, weights(3));
-    const Tensor r4 = convolve_relu(r3, weights(5));
-    Tensor out = convolve(r4, weights(7));
-    at::add_out(out, has_id ? convolve(x, weights(kId)) : x, out, gain);
-    variable_list saved{r1, r2, r3, r4, inputs[1], inputs[3], inputs[5], inputs[7]};
-    if (has_id) saved.insert(saved.end(), {x, inputs[kId]});
-    context->save_for_backward(std::move(saved));
-    context->saved_data["gain"] = gain;
+struct PointwiseFunction : torch::autograd::Function<PointwiseFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& w, const Tensor& b,
+                        at::ScalarType out_type) {
+    const Tensor rows = channel_rows(x), matrix = matrix_of(w).to(x.scalar_type());
+    context->save_for_backward({rows, matrix});
+    context->saved_data["sizes"] = x.sizes();
     context->saved_data["wants_x"] = x.requires_grad();
-    return out;
+    const Tensor out = fits_bf16_product(rows, matrix, rows.size(1), matrix.size(0))
+                           ? product_nt(rows, matrix, out_type, b.to(at::kFloat))
+                           : at::linear(rows, matrix, b.to(x.scalar_type())).to(out_type);
+    return from_channel_rows(out, x.sizes());
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const bool has_id = saved.size() > 8, wants_x = context->saved_data["wants_x"].toBool();
-    variable_list out(has_id ? 12 : 10);  // gain, the last argument, has no gradient
-    // The gain is applied to conv_4's kernel and its gradients, which are small, rather than to the picture's.
-    const double gain = context->saved_data["gain"].toDouble();
-    Tensor flowing = grads[0];
-    for (size_t conv = 4; conv-- > 0;) {
-      const Tensor kernel = conv == 3 ? saved[4 + conv] * gain : saved[4 + conv];
-      auto gradients = convolve_backward(flowing, saved[conv], kernel, conv > 0 || wants_x);
-      out[1 + 2 * conv] = conv == 3 ? gradients.w.mul_(gain) : gradients.w;
-      out[2 + 2 * conv] = conv == 3 ? gradients.b.mul_(gain) : gradients.b;
-      flowing = gradients.x;
-      if (conv > 0) mask_(flowing, saved[conv]);
+    const Tensor &rows = saved[0], &matrix = saved[1];
+    const auto sizes = context->saved_data["sizes"].toIntVector();
+    const Tensor grad = channel_rows(grads[0].to(rows.scalar_type()));
+    variable_list out(4);
+    if (context->saved_data["wants_x"].toBool()) {
+      const Tensor grad_rows = fits_bf16_product(grad, matrix, grad.size(1), matrix.size(1))
+                                   ? product_nn(grad, matrix, rows.scalar_type())
+                                   : at::mm(grad, matrix);
+      out[0] = from_channel_rows(grad_rows, sizes);
     }
-    Tensor through_id = grads[0];
-    if (has_id) {
-      const auto gradients = convolve_backward(grads[0], saved[8], saved[9], wants_x);
-      through_id = gradients.x;
-      out[kId] = gradients.w;
-      out[kId + 1] = gradients.b;
-    }
-    if (wants_x) {
-      mask_and_add_(flowing, saved[0], through_id);
-      out[0] = flowing;
-    }
+    const Tensor grad_picture = from_channel_rows(grad, sizes), picture = from_channel_rows(rows, sizes);
+    out[1] = fits_conv_kernel_gradient(grad_picture, picture)
+                 ? conv_kernel_gradient(grad_picture, picture, /*kernel=*/1)
+                 : at::mm(grad.t(), rows).view({matrix.size(0), matrix.size(1), 1, 1});
+    out[2] = bias_gradient(grad_picture);
     return out;
   }
 };
 
+// x = high + low + about 2^-17 x.
+std::pair<Tensor, Tensor> split(const Tensor& x) {
+  const Tensor high = x.to(at::kBFloat16);
+  return {high, (x - high).to(at::kBFloat16)};
+}
+
 }  // namespace
 
-Tensor resblock(const Tensor& x, const ConvWeights& id, const std::array<ConvWeights, 4>& convs, double gain) {
-  std::vector<Tensor> inputs{x};
-  for (const auto& conv : convs) inputs.insert(inputs.end(), {conv.w, conv.b});
-  if (id.w.defined()) inputs.insert(inputs.end(), {id.w, id.b});
-  return ResblockFunction::apply(at::TensorList(inputs), gain);
+Tensor pointwise(const Tensor& x, const ConvWeights& weights, at::ScalarType out_type) {
+  return PointwiseFunction::apply(x, weights.w, weights.b, out_type);
+}
+
+Tensor pointwise_f32(const Tensor& x, const ConvWeights& weights) {
+  const int64_t in = x.size(1), out = weights.w.size(0);
+  if (!x.is_cpu() || !has_bf16_products() || in % 32 != 0 || out % 16 != 0) return convolve(x, weights);
+  const auto [x_high, x_low] = split(channel_rows(x));
+  const auto [w_high, w_low] = split(matrix_of(weights.w));
+  const Tensor rows =
+      product_nt(at::cat({x_high, x_low, x_high}, 1), at::cat({w_high, w_high, w_low}, 1), at::kFloat, weights.b);
+  return from_channel_rows(rows, x.sizes());
 }
 
 }  // namespace dalle::layers

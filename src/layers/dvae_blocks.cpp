@@ -2,7 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include "dalle/layers/convolution.h"
+#include "dalle/layers/elementwise.h"
+#include "dalle/layers/resblock.h"
 
 namespace dalle::layers {
 namespace {
@@ -38,10 +39,10 @@ DvaeBlock::DvaeBlock(Module& parent, std::string name, Side side, int64_t in, in
       conv_4(res_path, "conv_4", {.in = out / 4, .out = out, .kernel = kernel_of(side, 4)}),
       post_gain(1.0 / static_cast<double>(num_layers * num_layers)) {}
 
-Tensor DvaeBlock::forward(const Tensor& x) const {
-  const auto weights = [&](const Conv2d& conv) { return conv.weights(x.scalar_type()); };
-  return resblock(x, id_path == nullptr ? ConvWeights{} : weights(*id_path),
-                  {weights(conv_1), weights(conv_2), weights(conv_3), weights(conv_4)}, post_gain);
+Tensor DvaeBlock::forward(const Tensor& x, at::ScalarType compute_dtype, bool enlarges) const {
+  return resblock(x, id_path == nullptr ? ConvWeights{} : id_path->weights(),
+                  {conv_1.weights(), conv_2.weights(), conv_3.weights(), conv_4.weights()},
+                  {.gain = post_gain, .compute_dtype = compute_dtype, .enlarges = enlarges});
 }
 
 DvaeGroups::DvaeGroups(Module& blocks, Side side, const DvaeBlockOptions& options) {
@@ -75,7 +76,7 @@ Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
   Tensor x = input.forward(channels_last(x_B3HW, options.compute_dtype));
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
-    x = runner.run(index, x, [&block](const Tensor& in) { return block.forward(in); });
+    x = runner.run(index, x, [&](const Tensor& in) { return block.forward(in, options.compute_dtype); });
     const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
     if (group_ends && index + 1 < options.num_layers()) x = at::max_pool2d(x, 2);
   }
@@ -95,18 +96,17 @@ Tensor DvaeDecoder::forward(const Tensor& z_BVHW, BlockRunner& runner) const {
   TORCH_CHECK_VALUE(z_BVHW.dim() == 4 && z_BVHW.size(1) == options.code_dim(), "[dvae decoder] expected codes [B, ",
                     options.code_dim(), ", H, W], got ", z_BVHW.sizes());
   Tensor x = channels_last(z_BVHW, options.relaxation_dtype);
-  if (input != nullptr) x = input->forward(x);
-  x = x.to(options.compute_dtype);
+  // The stream of residuals is f32: rounded to bf16 at every block it would blur the picture by more than the scales b that
+  // the likelihood learns, and cost .05 nats (docs/performance.md).
+  const auto stream = at::promote_types(options.compute_dtype, at::kFloat);
+  x = input == nullptr ? x.to(stream) : pointwise(x, input->weights(), stream);
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
-    x = runner.run(options.num_layers() + index, x, [&block](const Tensor& in) { return block.forward(in); });
-    const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
-    if (group_ends && index + 1 < options.num_layers()) {
-      x = at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});
-    }
+    const bool enlarges = index > 0 && index % options.num_blocks_per_group == 0;
+    x = runner.run(options.num_layers() + index, x,
+                   [&](const Tensor& in) { return block.forward(in, options.compute_dtype, enlarges); });
   }
-  // In f32: at the scales b that the likelihood learns, bf16's eight bits of mu would cost a tenth of a nat and more.
-  return output.forward(at::relu_(x).to(at::kFloat));
+  return output.forward(at::relu_(x));
 }
 
 }  // namespace dalle::layers

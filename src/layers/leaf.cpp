@@ -4,8 +4,6 @@
 
 #include <cmath>
 
-#include "dalle/layers/channels_last.h"
-
 namespace dalle::layers {
 
 Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
@@ -43,14 +41,10 @@ Conv2d::Conv2d(Module& parent, std::string name, const Conv2dOptions& options)
       b(add_parameter("b", {options.out}, Init::zeros(), /*decays=*/false)),
       padding((options.kernel - 1) / 2) {}
 
-ConvWeights Conv2d::weights(at::ScalarType type) const { return {w.tensor.to(type), b.tensor.to(type)}; }
-
 Tensor Conv2d::forward(const Tensor& x) const {
-  const auto [kernel, bias] = weights(x.scalar_type());
-  if (kernel.size(2) > 1) return at::conv2d(x, kernel, bias, /*stride=*/1, padding);
-  // As one matrix product over rows of channels, forward and backward.
-  const Tensor matrix = kernel.view({kernel.size(0), kernel.size(1)});
-  return from_channel_rows(at::linear(channel_rows(x), matrix, bias), x.sizes());
+  if (w.tensor.size(2) == 1) return pointwise(x, weights(), x.scalar_type());
+  const auto [kernel, bias] = weights().to(x.scalar_type());
+  return at::conv2d(x, kernel, bias, /*stride=*/1, padding);
 }
 
 }  // namespace dalle::layers

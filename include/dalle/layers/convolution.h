@@ -1,19 +1,18 @@
-// Stride-1 "same" convolutions as the dVAE's resblocks use them: with the ReLU that follows fused in where the backend
-// can, and with each gradient computed the way that measures best (docs/performance.md).
+// Stride-1 "same" convolutions: with the ReLU that follows fused in where the backend can, and with each gradient computed
+// the way that measures best (docs/performance.md).
 #pragma once
-
-#include <array>
 
 #include "dalle/core/tensor.h"
 
 namespace dalle::layers {
 
-/// A convolution's kernel [out, in, k, k], k odd, and bias [out], both in the input's type.
+/// A convolution's kernel [out, in, k, k], k odd, and bias [out].
 struct ConvWeights {
   Tensor w, b;
+  ConvWeights to(at::ScalarType type) const { return {w.to(type), b.to(type)}; }
 };
 
-/// conv2d(x) with padding (k - 1) / 2. No gradient is recorded through these three.
+/// conv2d(x) with padding (k - 1) / 2; weights in x's type. No gradient is recorded through these three.
 Tensor convolve(const Tensor& x_BCHW, const ConvWeights& weights);
 /// max(0, convolve(x)).
 Tensor convolve_relu(const Tensor& x_BCHW, const ConvWeights& weights);
@@ -21,12 +20,16 @@ Tensor convolve_relu(const Tensor& x_BCHW, const ConvWeights& weights);
 struct ConvGradients {
   Tensor x, w, b;
 };
-/// Gradients of convolve(); that of x only where it is asked for. Bias and kernel gradients have the weights' type.
+/// Gradients of convolve(); that of x, in x's type, only where it is asked for. Those of kernel and bias are summed and
+/// returned in f32 for bf16 inputs on a CPU (layers/bf16_product.h); else they have the inputs' type.
 ConvGradients convolve_backward(const Tensor& grad_BCHW, const Tensor& x_BCHW, const Tensor& w, bool wants_x);
 
-/// id(x) + gain * conv_4(relu(conv_3(relu(conv_2(relu(conv_1(relu(x)))))))), where id is a convolution, or the identity
-/// for undefined id.w. Forward keeps the four ReLU outputs (and x, where id is a convolution) for the backward pass, and
-/// works in place elsewhere. Differentiable in x and all weights.
-Tensor resblock(const Tensor& x_BCHW, const ConvWeights& id, const std::array<ConvWeights, 4>& convs, double gain);
+/// A 1x1 convolution as one matrix product over rows of channels: operands in x's type, result in `out_type`, which for
+/// bf16 operands may be f32 without passing through bf16. Differentiable in x and the (f32) weights.
+Tensor pointwise(const Tensor& x_BCHW, const ConvWeights& weights, at::ScalarType out_type);
+
+/// convolve() with a 1x1 kernel for f32 x and weights; with AVX-512 bf16 or AMX as three products of bf16 parts, to 2^-16
+/// of the result's size. No gradient is recorded.
+Tensor pointwise_f32(const Tensor& x_BCHW, const ConvWeights& weights);
 
 }  // namespace dalle::layers

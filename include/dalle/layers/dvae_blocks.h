@@ -21,7 +21,8 @@ struct DvaeBlockOptions {
   /// The encoder then ends in vectors of decoder_init_dim channels and the decoder starts from such vectors: what turns
   /// one into the other is a codebook outside (layers/vector_quantizer.h), in place of the decoder's `input`.
   bool vector_quantized = false;
-  at::ScalarType compute_dtype = at::kFloat;     // inside, but for the decoder's last convolution: f32
+  /// Of the blocks' convolutions. The decoder's stream of residuals and its last convolution are f32 at least.
+  at::ScalarType compute_dtype = at::kFloat;
   at::ScalarType relaxation_dtype = at::kFloat;  // the two convolutions around the relaxation
   int64_t num_layers() const { return num_groups * num_blocks_per_group; }
   /// Channels between the encoder and the decoder.
@@ -33,7 +34,8 @@ struct DvaeBlockOptions {
 struct DvaeBlock : Module {
   enum class Side { kEncoder, kDecoder };
   DvaeBlock(Module& parent, std::string name, Side side, int64_t in, int64_t out, int64_t num_layers);
-  Tensor forward(const Tensor& x) const;
+  /// [B, in, H, W] -> [B, out, H, W] in x's type; with `enlarges` [B, out, 2 H, 2 W], as if x had been enlarged before.
+  Tensor forward(const Tensor& x, at::ScalarType compute_dtype, bool enlarges = false) const;
   std::unique_ptr<Conv2d> id_path;  // null where the width does not change
   Module res_path;
   Conv2d conv_1, conv_2, conv_3, conv_4;

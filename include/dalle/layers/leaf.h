@@ -49,8 +49,8 @@ struct Conv2dOptions {
 struct Conv2d : Module {
   Conv2d(Module& parent, std::string name, const Conv2dOptions& options);
   Tensor forward(const Tensor& x) const;
-  /// Cast for use with inputs of `type`; gradients flow back to the parameters.
-  ConvWeights weights(at::ScalarType type) const;
+  /// The f32 masters.
+  ConvWeights weights() const { return {w.tensor, b.tensor}; }
   Parameter& w;
   Parameter& b;
   int64_t padding;

@@ -1,0 +1,35 @@
+// Products of bf16 matrices with f32 accumulation on the CPU, and the gradient of a convolution's kernel as such
+// products. Blocked around oneDNN's small-tile kernels (ATen's brgemm: AVX-512 with bf16 dot products, or AMX), which run
+// at the processor's limit where BLAS calls on transposed operands reach half of it (docs/performance.md).
+// Results do not depend on the number of threads.
+#pragma once
+
+#include <optional>
+
+#include "dalle/core/tensor.h"
+
+namespace dalle::layers {
+
+/// Whether this processor has the instructions. The functions below are to be called only where it has, and where their
+/// operands fit: see each.
+bool has_bf16_products();
+
+/// Whether matrix_product_*() and their sizes fit: bf16 CPU matrices, rows contiguous, the summed length a multiple of 32
+/// and the result's columns of 16.
+bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
+
+/// a b^T (+ bias): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32. What a linear layer does.
+Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N = {});
+
+/// a b: [M, K] x [K, N] -> [M, N]. What its input's gradient is.
+Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type);
+
+/// Whether conv_kernel_gradient() takes these: bf16 on a CPU with the instructions, channels multiples of 16, even W, and
+/// H W a multiple of 32.
+bool fits_conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW);
+
+/// d/dw of sum(grad * conv2d(x, w, padding (kernel - 1) / 2)) in f32: [O, I, kernel, kernel] in channels-last memory.
+/// Inputs bf16; those not in channels-last memory are copied. For kernel = 1 it is a linear layer's weight gradient.
+Tensor conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel);
+
+}  // namespace dalle::layers

@@ -1,0 +1,103 @@
+#include "dalle/layers/bf16_pack.h"
+
+#include <immintrin.h>
+
+// GCC 12's own header starts from a register that it leaves undefined on purpose.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+#define DALLE_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"), always_inline)) inline
+#define DALLE_AVX512_LOOP __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+
+namespace dalle::layers::detail {
+namespace {
+
+DALLE_AVX512 __m512i pairs(const uint16_t* even, const uint16_t* odd) {
+  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
+  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd));
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+}
+
+DALLE_AVX512 void store(void* out, __m512i value) { _mm512_storeu_si512(out, value); }
+
+// 16 registers of 16 32-bit numbers, transposed: neighbours in pairs, in fours, and then the 128-bit quarters.
+DALLE_AVX512 void transpose_16x16(__m512i (&r)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xDD);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xDD);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xDD);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xDD);
+  }
+}
+
+}  // namespace
+
+DALLE_AVX512_LOOP void pack_column_group(const uint16_t* in, int64_t in_stride, int64_t pairs_of_rows, uint16_t* out,
+                                         int64_t out_columns) {
+  for (int64_t p = 0; p < pairs_of_rows; ++p) {
+    store(out + p * 2 * out_columns, pairs(in + 2 * p * in_stride, in + (2 * p + 1) * in_stride));
+  }
+}
+
+DALLE_AVX512_LOOP void pack_edge(const uint16_t* even, const uint16_t* odd, uint16_t* out) {
+  alignas(64) static constexpr uint16_t kZeros[kPackColumns] = {};
+  store(out, pairs(even == nullptr ? kZeros : even, odd == nullptr ? kZeros : odd));
+}
+
+DALLE_AVX512_LOOP void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                                 int64_t out_columns) {
+  for (int64_t r = 0; r < rows; r += 2) {
+    const uint16_t* even = in + r * in_stride;
+    uint16_t* to = out + r * out_columns;
+    for (int64_t c = 0; c < columns; c += kPackColumns) store(to + 2 * c, pairs(even + c, even + in_stride + c));
+  }
+}
+
+DALLE_AVX512_LOOP void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns,
+                                       uint16_t* out, int64_t out_columns) {
+  for (int64_t c = 0; c < columns; c += kPackColumns) {
+    for (int64_t r = 0; r < rows; r += kPackDepth) {
+      __m512i block[16];
+      for (int i = 0; i < 16; ++i) block[i] = _mm512_loadu_si512(in + (c + i) * in_stride + r);
+      transpose_16x16(block);
+      for (int i = 0; i < 16; ++i) store(out + (r / 2 + i) * 2 * out_columns + 2 * c, block[i]);
+    }
+  }
+}
+
+DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                                 int64_t out_stride) {
+  for (int64_t r = 0; r < rows; r += kPackDepth) {
+    for (int64_t c = 0; c < columns; c += kPackColumns) {
+      __m512i block[16];
+      for (int i = 0; i < 16; ++i) {
+        const uint16_t* even = in + (r + 2 * i) * in_stride + c;
+        block[i] = pairs(even, even + in_stride);
+        // 32 rows side by side are more streams than the processor follows by itself.
+        _mm_prefetch(reinterpret_cast<const char*>(even + kPackDepth * in_stride), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(even + (kPackDepth + 1) * in_stride), _MM_HINT_T0);
+      }
+      transpose_16x16(block);
+      for (int i = 0; i < 16; ++i) store(out + (c + i) * out_stride + r, block[i]);
+    }
+  }
+}
+
+}  // namespace dalle::layers::detail

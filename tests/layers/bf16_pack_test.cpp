@@ -1,0 +1,79 @@
+// The packed orders element by element.
+#include "dalle/layers/bf16_pack.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <vector>
+
+#include "dalle/layers/bf16_product.h"
+
+namespace dalle::layers::detail {
+namespace {
+
+constexpr int64_t kRows = 64, kColumns = 48, kStride = 50, kOutColumns = 64;
+
+class Bf16Pack : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_bf16_products()) GTEST_SKIP() << "no AVX-512 bf16 here, and no use for these";
+    std::iota(in_.begin(), in_.end(), uint16_t{1});
+  }
+  static uint16_t packed(const std::vector<uint16_t>& out, int64_t row, int64_t column) {
+    return out[static_cast<size_t>((row / 2 * kOutColumns + column) * 2 + row % 2)];
+  }
+  std::vector<uint16_t> in_ = std::vector<uint16_t>(kRows * 66);
+};
+
+TEST_F(Bf16Pack, RowsGoInPairs) {
+  std::vector<uint16_t> out(kRows * kOutColumns, 0xFFFF);
+  pack_rows(in_.data(), kStride, kRows, kColumns, out.data(), kOutColumns);
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kOutColumns; ++c) {
+      const uint16_t expected = c < kColumns ? in_[static_cast<size_t>(r * kStride + c)] : uint16_t{0xFFFF};
+      ASSERT_EQ(packed(out, r, c), expected) << r << " " << c;
+    }
+  }
+}
+
+TEST_F(Bf16Pack, TransposedMatricesGiveTheSame) {
+  std::vector<uint16_t> out(kRows * kOutColumns, 0xFFFF);
+  constexpr int64_t kInStride = 66;
+  pack_transposed(in_.data(), kInStride, kRows, kColumns, out.data(), kOutColumns);
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kColumns; ++c) {
+      ASSERT_EQ(packed(out, r, c), in_[static_cast<size_t>(c * kInStride + r)]) << r << " " << c;
+    }
+  }
+}
+
+TEST_F(Bf16Pack, AColumnGroupIsPartOfThat) {
+  std::vector<uint16_t> all(kRows * kOutColumns), group(kRows * kOutColumns);
+  pack_rows(in_.data(), kStride, kRows, kColumns, all.data(), kOutColumns);
+  pack_column_group(in_.data() + 16, kStride, kRows / 2, group.data(), kOutColumns);
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kPackColumns; ++c) ASSERT_EQ(packed(group, r, c), packed(all, r, c + 16)) << r << " " << c;
+  }
+}
+
+TEST_F(Bf16Pack, ANullRowIsZeros) {
+  std::vector<uint16_t> out(2 * kPackColumns, 0xFFFF);
+  pack_edge(nullptr, in_.data(), out.data());
+  for (size_t c = 0; c < kPackColumns; ++c) {
+    EXPECT_EQ(out[2 * c], 0);
+    EXPECT_EQ(out[2 * c + 1], in_[c]);
+  }
+}
+
+TEST_F(Bf16Pack, Transpose) {
+  std::vector<uint16_t> out(kColumns * 70, 0xFFFF);
+  transpose(in_.data(), kStride, kRows, kColumns, out.data(), 70);
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kColumns; ++c) {
+      ASSERT_EQ(out[static_cast<size_t>(c * 70 + r)], in_[static_cast<size_t>(r * kStride + c)]) << r << " " << c;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dalle::layers::detail

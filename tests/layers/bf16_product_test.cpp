@@ -1,0 +1,100 @@
+// Products of bf16 matrices against the same products in f64: f32 accumulation is to be seen in the error.
+#include "dalle/layers/bf16_product.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "support/random_tensor.h"
+#include "support/tensor_matchers.h"
+
+namespace dalle::layers {
+namespace {
+
+using testing::bitwise_equal;
+using testing::random_tensor;
+
+Tensor bf16_tensor(uint64_t seed, at::IntArrayRef sizes) { return random_tensor(seed, sizes).to(at::kBFloat16); }
+
+double error(const Tensor& actual, const Tensor& expected) {
+  return ((actual.to(at::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+class Bf16Product : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_bf16_products()) GTEST_SKIP() << "no AVX-512 bf16 here";
+  }
+  void TearDown() override { at::set_num_threads(1); }
+};
+
+struct Size {
+  int64_t rows, columns, depth;
+};
+// Whole tiles, remainders of every dimension, several panels, several depths.
+constexpr Size kSizes[] = {{64, 64, 512}, {1, 16, 32}, {100, 48, 96}, {65, 272, 544}, {130, 336, 1056}};
+
+TEST_F(Bf16Product, IsTheMatrixProduct) {
+  for (const auto& s : kSizes) {
+    const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = bf16_tensor(2, {s.columns, s.depth});
+    const Tensor bias = random_tensor(3, {s.columns});
+    const Tensor exact = at::mm(a.to(at::kDouble), b.to(at::kDouble).t());
+    const auto name = [&] { return std::to_string(s.rows) + "x" + std::to_string(s.columns); };
+    EXPECT_LT(error(product_nt(a, b, at::kFloat), exact), 2e-6) << name();
+    EXPECT_LT(error(product_nt(a, b, at::kFloat, bias), exact + bias), 2e-6) << name();
+    EXPECT_LT(error(product_nt(a, b, at::kBFloat16, bias), exact + bias), 4e-3) << name();
+    EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kFloat), exact), 2e-6) << name();
+    EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kBFloat16), exact), 4e-3) << name();
+  }
+}
+
+TEST_F(Bf16Product, TakesSlicesOfLargerMatrices) {
+  const Tensor a = bf16_tensor(1, {40, 128}).slice(1, 32, 96), b = bf16_tensor(2, {64, 80}).slice(1, 16, 64);
+  EXPECT_LT(error(product_nn(a, b, at::kFloat), at::mm(a.to(at::kDouble), b.to(at::kDouble))), 2e-6);
+}
+
+TEST_F(Bf16Product, ThreadsChangeNoBit) {
+  const Tensor a = bf16_tensor(1, {1000, 160}), b = bf16_tensor(2, {80, 160});
+  const Tensor grad = bf16_tensor(3, {3, 48, 16, 16}), x = bf16_tensor(4, {3, 32, 16, 16});
+  at::set_num_threads(1);
+  const Tensor product = product_nt(a, b, at::kFloat), gradient = conv_kernel_gradient(grad, x, 3);
+  for (const int threads : {2, 3}) {
+    at::set_num_threads(threads);
+    EXPECT_TRUE(bitwise_equal(product_nt(a, b, at::kFloat), product)) << threads;
+    EXPECT_TRUE(bitwise_equal(conv_kernel_gradient(grad, x, 3), gradient)) << threads;
+  }
+}
+
+TEST_F(Bf16Product, RefusesWhatDoesNotFit) {
+  const Tensor a = bf16_tensor(1, {8, 64});
+  EXPECT_THROW(product_nt(a, bf16_tensor(2, {16, 32}), at::kFloat), c10::ValueError);
+  EXPECT_THROW(product_nt(a, bf16_tensor(2, {17, 64}), at::kFloat), c10::ValueError);
+  EXPECT_THROW(product_nt(a.to(at::kFloat), bf16_tensor(2, {16, 64}), at::kFloat), c10::ValueError);
+  EXPECT_FALSE(fits_conv_kernel_gradient(bf16_tensor(1, {1, 16, 8, 7}), bf16_tensor(2, {1, 16, 8, 7})));
+  EXPECT_THROW(conv_kernel_gradient(bf16_tensor(1, {1, 16, 8, 8}), bf16_tensor(2, {2, 16, 8, 8}), 3), c10::ValueError);
+}
+
+struct Convolution {
+  int64_t pictures, in, out, height, width, kernel;
+};
+// Every width of tile (48, 96, 64, 16 columns), one stretch and several, both roles, kernels from 1 to 7, rectangles.
+constexpr Convolution kConvolutions[] = {{1, 16, 16, 8, 8, 3},   {2, 32, 16, 16, 8, 3},  {3, 64, 80, 16, 32, 3},
+                                         {5, 16, 48, 4, 8, 1},   {2, 48, 64, 64, 64, 1}, {2, 128, 16, 64, 32, 3},
+                                         {2, 16, 32, 16, 16, 5}, {1, 32, 16, 16, 2, 7},  {9, 80, 64, 8, 8, 3}};
+
+TEST_F(Bf16Product, KernelGradientIsTheConvolutions) {
+  for (const auto& c : kConvolutions) {
+    const Tensor grad = bf16_tensor(1, {c.pictures, c.out, c.height, c.width});
+    const Tensor x = bf16_tensor(2, {c.pictures, c.in, c.height, c.width}).contiguous(at::MemoryFormat::ChannelsLast);
+    ASSERT_TRUE(fits_conv_kernel_gradient(grad, x));
+    const Tensor actual = conv_kernel_gradient(grad, x, c.kernel);
+    Tensor w = at::zeros({c.out, c.in, c.kernel, c.kernel}, at::kDouble).requires_grad_();
+    const Tensor out = at::conv2d(x.to(at::kDouble), w, {}, 1, c.kernel / 2);
+    (out * grad.to(at::kDouble)).sum().backward();
+    EXPECT_TRUE(actual.is_contiguous(at::MemoryFormat::ChannelsLast));
+    EXPECT_LT(error(actual, w.grad()), 5e-6) << c.in << " to " << c.out << ", kernel " << c.kernel;
+  }
+}
+
+}  // namespace
+}  // namespace dalle::layers
