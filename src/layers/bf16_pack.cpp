@@ -6,8 +6,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-#define DALLE_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"), always_inline)) inline
-#define DALLE_AVX512_LOOP __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define DALLE_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), always_inline)) inline
+#define DALLE_AVX512_LOOP __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
 namespace dalle::layers::detail {
 namespace {
@@ -83,19 +83,39 @@ DALLE_AVX512_LOOP void pack_transposed(const uint16_t* in, int64_t in_stride, in
 }
 
 DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
-                                 int64_t out_stride) {
+                                 int64_t out_stride, float* sums) {
+  const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
+  for (int64_t c = 0; c < columns; ++c) sums[c] = 0;
   for (int64_t r = 0; r < rows; r += kPackDepth) {
     for (int64_t c = 0; c < columns; c += kPackColumns) {
       __m512i block[16];
+      __m512 sum = _mm512_loadu_ps(sums + c);
       for (int i = 0; i < 16; ++i) {
         const uint16_t* even = in + (r + 2 * i) * in_stride + c;
         block[i] = pairs(even, even + in_stride);
+        sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(block[i]), ones);
         // 32 rows side by side are more streams than the processor follows by itself.
         _mm_prefetch(reinterpret_cast<const char*>(even + kPackDepth * in_stride), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(even + (kPackDepth + 1) * in_stride), _MM_HINT_T0);
       }
+      _mm512_storeu_ps(sums + c, sum);
       transpose_16x16(block);
       for (int i = 0; i < 16; ++i) store(out + (c + i) * out_stride + r, block[i]);
+    }
+  }
+}
+
+DALLE_AVX512_LOOP void split_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, int64_t low_third,
+                                  uint16_t* out) {
+  for (int64_t r = 0; r < rows; ++r, in += in_stride, out += 3 * columns) {
+    for (int64_t c = 0; c < columns; c += kPackColumns) {
+      const __m512 x = _mm512_loadu_ps(in + c);
+      const __m256i high = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+      const __m512 widened = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+      const __m256i low = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_sub_ps(x, widened)));
+      for (int64_t third = 0; third < 3; ++third) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + third * columns + c), third == low_third ? low : high);
+      }
     }
   }
 }

@@ -135,6 +135,22 @@ Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_typ
   return product(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N);
 }
 
+Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N) {
+  const auto split = [](const Tensor& x, int64_t low_third) {
+    TORCH_CHECK_VALUE(x.dim() == 2 && x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(1) == 1 &&
+                          x.size(1) % detail::kPackDepth == 0 && has_bf16_products(),
+                      "[f32 product] a matrix ", x.sizes(), " is not of a type and size that it takes");
+    const Tensor out = at::empty({x.size(0), 3 * x.size(1)}, x.options().dtype(at::kBFloat16));
+    at::parallel_for(0, x.size(0), 64, [&](int64_t begin, int64_t end) {
+      detail::split_rows(x.const_data_ptr<float>() + begin * x.stride(0), x.stride(0), end - begin, x.size(1), low_third,
+                         static_cast<uint16_t*>(out.mutable_data_ptr()) + begin * out.size(1));
+    });
+    return out;
+  };
+  // high high + low high + high low.
+  return product_nt(split(a_MK, 1), split(b_NK, 2), at::kFloat, bias_N);
+}
+
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type) {
   return product(a_MK, b_KN, /*b_is_transposed=*/false, out_type, std::nullopt);
 }

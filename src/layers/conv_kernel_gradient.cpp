@@ -46,9 +46,11 @@ class KernelGradient {
         stretches_(pictures_ * (height_ / stretch_rows_)),
         chunk_(std::clamp<int64_t>(kChunkDepth / depth(), 1, stretches_)),
         gradient_(at::empty({out_, kernel_, kernel_, in_}, x_BHWI.options().dtype(at::kFloat))),
+        sums_(at::empty({stretches_, out_}, gradient_.options())),
         packed_grad_(scratch(chunk_ * out_ * depth())),
         packed_x_(scratch(chunk_ * columns_ * packed_depth())) {}
 
+  /// [O, kernel, kernel, I].
   Tensor run() {
     for (int64_t first = 0; first < stretches_; first += chunk_) {
       const int64_t count = std::min(chunk_, stretches_ - first);
@@ -57,6 +59,9 @@ class KernelGradient {
     }
     return gradient_;
   }
+
+  /// After run(): the sum of grad over all positions, [O].
+  Tensor bias() const { return sums_.sum(0); }
 
  private:
   static const uint16_t* bits(const Tensor& x) {
@@ -96,7 +101,7 @@ class KernelGradient {
         const int64_t row = (first + slot) % stretches_a_picture * stretch_rows_;
         if (group < 0) {
           detail::transpose(grad_ + (picture * height_ + row) * width_ * out_, out_, depth(), out_, packed_grad(slot),
-                            depth());
+                            depth(), sums_.mutable_data_ptr<float>() + (first + slot) * out_);
         } else {
           pack_x(slot, picture, row, group * detail::kPackColumns);
         }
@@ -158,7 +163,7 @@ class KernelGradient {
   const uint16_t* x_;
   int64_t pictures_, height_, width_, in_, out_, kernel_, columns_, tile_width_;
   int64_t stretch_rows_, stretches_, chunk_;
-  Tensor gradient_;
+  Tensor gradient_, sums_;
   std::unique_ptr<uint16_t[]> packed_grad_, packed_x_;
 };
 
@@ -166,7 +171,7 @@ Tensor rows_of_channels(const Tensor& x) { return x.permute({0, 2, 3, 1}).contig
 
 }  // namespace
 
-bool fits_conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW) {
+bool fits_conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW) {
   const auto fits = [](const Tensor& x) {
     return x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 4 && x.size(0) > 0 &&
            x.size(1) % detail::kPackColumns == 0 && x.size(3) % 2 == 0 && x.size(2) * x.size(3) > 0 &&
@@ -175,8 +180,8 @@ bool fits_conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW) {
   return has_bf16_products() && fits(grad_BOHW) && fits(x_BIHW);
 }
 
-Tensor conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel) {
-  TORCH_CHECK_VALUE(fits_conv_kernel_gradient(grad_BOHW, x_BIHW) && kernel % 2 == 1 &&
+KernelGradients conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel) {
+  TORCH_CHECK_VALUE(fits_conv_kernel_gradients(grad_BOHW, x_BIHW) && kernel % 2 == 1 &&
                         grad_BOHW.size(0) == x_BIHW.size(0) && grad_BOHW.size(2) == x_BIHW.size(2) &&
                         grad_BOHW.size(3) == x_BIHW.size(3),
                     "[conv kernel gradient] gradient ", grad_BOHW.sizes(), " and input ", x_BIHW.sizes(),
@@ -190,10 +195,13 @@ Tensor conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64
   // large. With the roles exchanged the sum runs over positions of x, which turns the kernel around.
   const int64_t positions = grad_BOHW.numel() / grad_BOHW.size(1), in = x_BIHW.size(1), out = grad_BOHW.size(1);
   if (kernel > 1 && (in - out) * positions > kTurningCost * in * out) {
-    return KernelGradient(x_BHWI, grad_BHWO, kernel).run().flip({1, 2}).permute({3, 0, 1, 2}).contiguous(
-        at::MemoryFormat::ChannelsLast);
+    const Tensor turned = KernelGradient(x_BHWI, grad_BHWO, kernel).run().flip({1, 2}).permute({3, 0, 1, 2});
+    return {turned.contiguous(at::MemoryFormat::ChannelsLast),
+            at::sum(grad_BHWO, {0, 1, 2}, /*keepdim=*/false, at::kFloat)};
   }
-  return KernelGradient(grad_BHWO, x_BHWI, kernel).run().permute({0, 3, 1, 2});
+  KernelGradient gradient(grad_BHWO, x_BHWI, kernel);
+  const Tensor w = gradient.run().permute({0, 3, 1, 2});
+  return {w, gradient.bias()};
 }
 
 }  // namespace dalle::layers

@@ -80,13 +80,16 @@ Tensor convolve_relu(const Tensor& x, const ConvWeights& weights) {
 
 ConvGradients convolve_backward(const Tensor& grad, const Tensor& x, const Tensor& w, bool wants_x) {
   const int64_t padding = padding_of(w), positions = grad.size(0) * grad.size(2) * grad.size(3);
-  const bool by_tiles = fits_conv_kernel_gradient(grad, x);
+  const bool by_tiles = fits_conv_kernel_gradients(grad, x);
   const bool by_product = !by_tiles && (w.size(2) == 1 || (grad.is_cpu() && positions <= kFewPositions));
   const bool by_convolution = !by_tiles && !by_product;
   auto [grad_x, grad_w, grad_b] =
       at::convolution_backward(grad, x, w, at::IntArrayRef{w.size(0)}, {1, 1}, {padding, padding}, {1, 1},
                                /*transposed=*/false, {0, 0}, /*groups=*/1, {wants_x, by_convolution, by_convolution});
-  if (by_tiles) grad_w = conv_kernel_gradient(grad, x, w.size(2));
+  if (by_tiles) {
+    const auto gradients = conv_kernel_gradients(grad, x, w.size(2));
+    return {grad_x, gradients.w, gradients.b};
+  }
   if (by_product) {
     const Tensor grad_kernel = at::mm(channel_rows(grad).t(), neighbourhoods(x, w.size(2)));
     grad_w = grad_kernel.view({w.size(0), w.size(2), w.size(3), w.size(1)}).permute({0, 3, 1, 2});
@@ -122,19 +125,17 @@ struct PointwiseFunction : torch::autograd::Function<PointwiseFunction> {
       out[0] = from_channel_rows(grad_rows, sizes);
     }
     const Tensor grad_picture = from_channel_rows(grad, sizes), picture = from_channel_rows(rows, sizes);
-    out[1] = fits_conv_kernel_gradient(grad_picture, picture)
-                 ? conv_kernel_gradient(grad_picture, picture, /*kernel=*/1)
-                 : at::mm(grad.t(), rows).view({matrix.size(0), matrix.size(1), 1, 1});
-    out[2] = bias_gradient(grad_picture);
+    if (fits_conv_kernel_gradients(grad_picture, picture)) {
+      const auto gradients = conv_kernel_gradients(grad_picture, picture, /*kernel=*/1);
+      out[1] = gradients.w;
+      out[2] = gradients.b;
+    } else {
+      out[1] = at::mm(grad.t(), rows).view({matrix.size(0), matrix.size(1), 1, 1});
+      out[2] = bias_gradient(grad_picture);
+    }
     return out;
   }
 };
-
-// x = high + low + about 2^-17 x.
-std::pair<Tensor, Tensor> split(const Tensor& x) {
-  const Tensor high = x.to(at::kBFloat16);
-  return {high, (x - high).to(at::kBFloat16)};
-}
 
 }  // namespace
 
@@ -145,10 +146,7 @@ Tensor pointwise(const Tensor& x, const ConvWeights& weights, at::ScalarType out
 Tensor pointwise_f32(const Tensor& x, const ConvWeights& weights) {
   const int64_t in = x.size(1), out = weights.w.size(0);
   if (!x.is_cpu() || !has_bf16_products() || in % 32 != 0 || out % 16 != 0) return convolve(x, weights);
-  const auto [x_high, x_low] = split(channel_rows(x));
-  const auto [w_high, w_low] = split(matrix_of(weights.w));
-  const Tensor rows =
-      product_nt(at::cat({x_high, x_low, x_high}, 1), at::cat({w_high, w_high, w_low}, 1), at::kFloat, weights.b);
+  const Tensor rows = product_nt_f32(channel_rows(x), matrix_of(weights.w), weights.b);
   return from_channel_rows(rows, x.sizes());
 }
 

@@ -42,6 +42,11 @@ Tensor laid_out_as(const Tensor& gradient, const Tensor& parameter) {
   return gradient;
 }
 
+/// The numbers in the order of memory. The fused kernel would copy what is not contiguous, in and out.
+Tensor flat(const Tensor& tensor) {
+  return tensor.is_non_overlapping_and_dense() ? tensor.as_strided({tensor.numel()}, {1}) : tensor;
+}
+
 }  // namespace
 
 void AdamWConfig::validate(const std::string& place) const {
@@ -69,10 +74,10 @@ void AdamW::update(bool decays, double weight_decay, double lr) {
     const Tensor& weight = slot.parameter.parameter->tensor;
     if (slot.parameter.parameter->decays != decays || !weight.grad().defined()) continue;
     if (!slot.exp_avg.defined()) allocate(slot);
-    weights.push_back(weight);
-    gradients.push_back(laid_out_as(weight.grad(), weight));
-    means.push_back(slot.exp_avg);
-    squares.push_back(slot.exp_avg_sq);
+    weights.push_back(flat(weight));
+    gradients.push_back(flat(laid_out_as(weight.grad(), weight)));
+    means.push_back(flat(slot.exp_avg));
+    squares.push_back(flat(slot.exp_avg_sq));
     steps.push_back(slot.step);
   }
   if (weights.empty()) return;

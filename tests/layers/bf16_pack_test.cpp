@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <numeric>
 #include <vector>
 
+#include "dalle/core/bf16.h"
 #include "dalle/layers/bf16_product.h"
 
 namespace dalle::layers::detail {
@@ -67,10 +69,32 @@ TEST_F(Bf16Pack, ANullRowIsZeros) {
 
 TEST_F(Bf16Pack, Transpose) {
   std::vector<uint16_t> out(kColumns * 70, 0xFFFF);
-  transpose(in_.data(), kStride, kRows, kColumns, out.data(), 70);
+  std::vector<float> sums(kColumns, -1), expected(kColumns, 0);
+  for (size_t i = 0; i < in_.size(); ++i) in_[i] = float_to_bf16(static_cast<float>(i % 100));
+  transpose(in_.data(), kStride, kRows, kColumns, out.data(), 70, sums.data());
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t c = 0; c < kColumns; ++c) {
       ASSERT_EQ(out[static_cast<size_t>(c * 70 + r)], in_[static_cast<size_t>(r * kStride + c)]) << r << " " << c;
+      expected[static_cast<size_t>(c)] += bf16_to_float(in_[static_cast<size_t>(r * kStride + c)]);
+    }
+  }
+  EXPECT_EQ(sums, expected);  // small whole numbers: exact
+}
+
+TEST_F(Bf16Pack, SplitsAnF32NumberIntoTwo) {
+  std::vector<float> in(2 * 40);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = std::exp(static_cast<float>(i) / 7) * (i % 2 == 0 ? 1.0f : -1.0f);
+  for (const int64_t low_third : {1, 2}) {
+    std::vector<uint16_t> out(2 * 3 * 32);
+    split_rows(in.data(), 40, 2, 32, low_third, out.data());
+    for (size_t r = 0; r < 2; ++r) {
+      for (size_t c = 0; c < 32; ++c) {
+        const auto third = [&](int64_t i) { return bf16_to_float(out[r * 96 + static_cast<size_t>(i) * 32 + c]); };
+        const float x = in[r * 40 + c], high = bf16_to_float(float_to_bf16(x));
+        EXPECT_EQ(third(0), high);
+        EXPECT_EQ(third(3 - low_third), high);
+        EXPECT_EQ(third(low_third), bf16_to_float(float_to_bf16(x - high)));
+      }
     }
   }
 }

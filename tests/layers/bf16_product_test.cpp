@@ -48,6 +48,17 @@ TEST_F(Bf16Product, IsTheMatrixProduct) {
   }
 }
 
+TEST_F(Bf16Product, F32MatricesAsSumsOfTwo) {
+  for (const auto& s : kSizes) {
+    const Tensor a = random_tensor(1, {s.rows, s.depth}), b = random_tensor(2, {s.columns, s.depth});
+    const Tensor bias = random_tensor(3, {s.columns});
+    const Tensor exact = at::mm(a.to(at::kDouble), b.to(at::kDouble).t());
+    EXPECT_LT(error(product_nt_f32(a, b), exact), 2e-5) << s.rows;
+    EXPECT_LT(error(product_nt_f32(a, b, bias), exact + bias), 2e-5) << s.rows;
+  }
+  EXPECT_THROW(product_nt_f32(random_tensor(1, {4, 33}), random_tensor(2, {16, 33})), c10::ValueError);
+}
+
 TEST_F(Bf16Product, TakesSlicesOfLargerMatrices) {
   const Tensor a = bf16_tensor(1, {40, 128}).slice(1, 32, 96), b = bf16_tensor(2, {64, 80}).slice(1, 16, 64);
   EXPECT_LT(error(product_nn(a, b, at::kFloat), at::mm(a.to(at::kDouble), b.to(at::kDouble))), 2e-6);
@@ -57,11 +68,11 @@ TEST_F(Bf16Product, ThreadsChangeNoBit) {
   const Tensor a = bf16_tensor(1, {1000, 160}), b = bf16_tensor(2, {80, 160});
   const Tensor grad = bf16_tensor(3, {3, 48, 16, 16}), x = bf16_tensor(4, {3, 32, 16, 16});
   at::set_num_threads(1);
-  const Tensor product = product_nt(a, b, at::kFloat), gradient = conv_kernel_gradient(grad, x, 3);
+  const Tensor product = product_nt(a, b, at::kFloat), gradient = conv_kernel_gradients(grad, x, 3).w;
   for (const int threads : {2, 3}) {
     at::set_num_threads(threads);
     EXPECT_TRUE(bitwise_equal(product_nt(a, b, at::kFloat), product)) << threads;
-    EXPECT_TRUE(bitwise_equal(conv_kernel_gradient(grad, x, 3), gradient)) << threads;
+    EXPECT_TRUE(bitwise_equal(conv_kernel_gradients(grad, x, 3).w, gradient)) << threads;
   }
 }
 
@@ -70,8 +81,8 @@ TEST_F(Bf16Product, RefusesWhatDoesNotFit) {
   EXPECT_THROW(product_nt(a, bf16_tensor(2, {16, 32}), at::kFloat), c10::ValueError);
   EXPECT_THROW(product_nt(a, bf16_tensor(2, {17, 64}), at::kFloat), c10::ValueError);
   EXPECT_THROW(product_nt(a.to(at::kFloat), bf16_tensor(2, {16, 64}), at::kFloat), c10::ValueError);
-  EXPECT_FALSE(fits_conv_kernel_gradient(bf16_tensor(1, {1, 16, 8, 7}), bf16_tensor(2, {1, 16, 8, 7})));
-  EXPECT_THROW(conv_kernel_gradient(bf16_tensor(1, {1, 16, 8, 8}), bf16_tensor(2, {2, 16, 8, 8}), 3), c10::ValueError);
+  EXPECT_FALSE(fits_conv_kernel_gradients(bf16_tensor(1, {1, 16, 8, 7}), bf16_tensor(2, {1, 16, 8, 7})));
+  EXPECT_THROW(conv_kernel_gradients(bf16_tensor(1, {1, 16, 8, 8}), bf16_tensor(2, {2, 16, 8, 8}), 3), c10::ValueError);
 }
 
 struct Convolution {
@@ -86,12 +97,13 @@ TEST_F(Bf16Product, KernelGradientIsTheConvolutions) {
   for (const auto& c : kConvolutions) {
     const Tensor grad = bf16_tensor(1, {c.pictures, c.out, c.height, c.width});
     const Tensor x = bf16_tensor(2, {c.pictures, c.in, c.height, c.width}).contiguous(at::MemoryFormat::ChannelsLast);
-    ASSERT_TRUE(fits_conv_kernel_gradient(grad, x));
-    const Tensor actual = conv_kernel_gradient(grad, x, c.kernel);
+    ASSERT_TRUE(fits_conv_kernel_gradients(grad, x));
+    const auto [actual, bias] = conv_kernel_gradients(grad, x, c.kernel);
     Tensor w = at::zeros({c.out, c.in, c.kernel, c.kernel}, at::kDouble).requires_grad_();
     const Tensor out = at::conv2d(x.to(at::kDouble), w, {}, 1, c.kernel / 2);
     (out * grad.to(at::kDouble)).sum().backward();
     EXPECT_TRUE(actual.is_contiguous(at::MemoryFormat::ChannelsLast));
+    EXPECT_LT(error(bias, grad.to(at::kDouble).sum({0, 2, 3})), 5e-6) << c.in << " to " << c.out;
     EXPECT_LT(error(actual, w.grad()), 5e-6) << c.in << " to " << c.out << ", kernel " << c.kernel;
   }
 }

@@ -25,7 +25,13 @@ void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t colu
 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                      int64_t out_columns);
 
-/// out[c][r] = in[r][c] for `rows` (of 32) rows of `columns` (of 16) elements; strides in elements.
-void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
+/// out[c][r] = in[r][c] for `rows` (of 32) rows of `columns` (of 16) elements; strides in elements. sums[c] becomes the
+/// sum of column c.
+void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride,
+               float* sums);
+
+/// Rows of f32 numbers x (columns a multiple of 16) -> rows of 3 x columns bf16 numbers: bf16(x), where low_third is the
+/// number (0, 1, 2) of the third that gets bf16(x - bf16(x)) instead.
+void split_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, int64_t low_third, uint16_t* out);
 
 }  // namespace dalle::layers::detail

@@ -21,15 +21,24 @@ bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t
 /// a b^T (+ bias): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32. What a linear layer does.
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N = {});
 
+/// a b^T (+ bias) for f32 matrices with contiguous rows, to about 2^-16 of the result's size: each number is the sum of
+/// two of bf16, and three of the four products of these are computed. K a multiple of 32, N of 16.
+Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N = {});
+
 /// a b: [M, K] x [K, N] -> [M, N]. What its input's gradient is.
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type);
 
-/// Whether conv_kernel_gradient() takes these: bf16 on a CPU with the instructions, channels multiples of 16, even W, and
+/// Whether conv_kernel_gradients() takes these: bf16 on a CPU with the instructions, channels multiples of 16, even W, and
 /// H W a multiple of 32.
-bool fits_conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW);
+bool fits_conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW);
 
-/// d/dw of sum(grad * conv2d(x, w, padding (kernel - 1) / 2)) in f32: [O, I, kernel, kernel] in channels-last memory.
-/// Inputs bf16; those not in channels-last memory are copied. For kernel = 1 it is a linear layer's weight gradient.
-Tensor conv_kernel_gradient(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel);
+/// Of sum(grad * (conv2d(x, w, padding (kernel - 1) / 2) + b)), in f32.
+struct KernelGradients {
+  Tensor w;  // [O, I, kernel, kernel] in channels-last memory
+  Tensor b;  // [O]
+};
+
+/// Inputs bf16; those not in channels-last memory are copied. For kernel = 1 these are a linear layer's gradients.
+KernelGradients conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel);
 
 }  // namespace dalle::layers
