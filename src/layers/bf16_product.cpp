@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "dalle/core/bf16.h"
+#include "dalle/core/vectorise.h"
 #include "dalle/layers/bf16_pack.h"
 
 namespace dalle::layers {
@@ -21,15 +22,15 @@ const at::BFloat16* bf16(const uint16_t* x) { return reinterpret_cast<const at::
 const uint16_t* bits(const Tensor& x) { return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>()); }
 
 // The finished tile [height, width] to where it belongs, `stride` numbers from row to row. The bias may be null.
-[[gnu::target_clones("arch=x86-64-v4", "default")]] void store_tile(const float* sum, int64_t height, int64_t width,
-                                                                    const float* bias, uint16_t* out, int64_t stride) {
+DALLE_VECTORISED void store_tile(const float* sum, int64_t height, int64_t width, const float* bias, uint16_t* out,
+                                 int64_t stride) {
   for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
     for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(sum[i] + (bias == nullptr ? 0.0f : bias[i]));
   }
 }
 
-[[gnu::target_clones("arch=x86-64-v4", "default")]] void store_tile(const float* sum, int64_t height, int64_t width,
-                                                                    const float* bias, float* out, int64_t stride) {
+DALLE_VECTORISED void store_tile(const float* sum, int64_t height, int64_t width, const float* bias, float* out,
+                                 int64_t stride) {
   for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
     for (int64_t i = 0; i < width; ++i) out[i] = sum[i] + (bias == nullptr ? 0.0f : bias[i]);
   }
@@ -108,9 +109,10 @@ Tensor product(const Tensor& a, const Tensor& b, bool b_is_transposed, at::Scala
   TORCH_CHECK_VALUE(fits_bf16_product(a, b, a.size(1), columns), "[bf16 product] operands ", a.sizes(), " and ",
                     b.sizes(), " are not of a type and size that it takes");
   const Tensor out = at::empty({a.size(0), columns}, a.options().dtype(out_type));
-  const Product product{bits(a),   a.stride(0), bits(b),   b.stride(0),
-                        b_is_transposed, a.size(0),   columns,   a.size(1),
-                        bias ? bias->const_data_ptr<float>() : nullptr, out};
+  const Product product{bits(a),     a.stride(0),     bits(b),
+                        b.stride(0), b_is_transposed, a.size(0),
+                        columns,     a.size(1),       bias ? bias->const_data_ptr<float>() : nullptr,
+                        out};
   product.run();
   return out;
 }
@@ -127,11 +129,12 @@ bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t
   const auto fits = [](const Tensor& x) {
     return x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1);
   };
-  return has_bf16_products() && fits(a) && fits(b) && a.size(0) > 0 && summed > 0 &&
-         summed % detail::kPackDepth == 0 && columns > 0 && columns % detail::kPackColumns == 0;
+  return has_bf16_products() && fits(a) && fits(b) && a.size(0) > 0 && summed > 0 && summed % detail::kPackDepth == 0 &&
+         columns > 0 && columns % detail::kPackColumns == 0;
 }
 
-Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N) {
+Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
+                  const std::optional<Tensor>& bias_N) {
   return product(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N);
 }
 
@@ -142,8 +145,8 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
                       "[f32 product] a matrix ", x.sizes(), " is not of a type and size that it takes");
     const Tensor out = at::empty({x.size(0), 3 * x.size(1)}, x.options().dtype(at::kBFloat16));
     at::parallel_for(0, x.size(0), 64, [&](int64_t begin, int64_t end) {
-      detail::split_rows(x.const_data_ptr<float>() + begin * x.stride(0), x.stride(0), end - begin, x.size(1), low_third,
-                         static_cast<uint16_t*>(out.mutable_data_ptr()) + begin * out.size(1));
+      detail::split_rows(x.const_data_ptr<float>() + begin * x.stride(0), x.stride(0), end - begin, x.size(1),
+                         low_third, static_cast<uint16_t*>(out.mutable_data_ptr()) + begin * out.size(1));
     });
     return out;
   };

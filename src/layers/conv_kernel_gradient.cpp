@@ -16,10 +16,10 @@ namespace dalle::layers {
 namespace {
 
 constexpr int64_t kTileRows = 64;
-constexpr int64_t kDepth = 512;         // positions of one kernel call
-constexpr int64_t kChunkDepth = 1024;   // positions packed before their products are summed up
+constexpr int64_t kDepth = 512;        // positions of one kernel call
+constexpr int64_t kChunkDepth = 1024;  // positions packed before their products are summed up
 
-constexpr int64_t kTurningCost = 20;    // of an element of the result, in packed elements
+constexpr int64_t kTurningCost = 20;  // of an element of the result, in packed elements
 
 // Columns of the result (kx, i) in tiles of the widths that AMX's kernels take.
 int64_t tile_width(int64_t columns) {
@@ -114,14 +114,16 @@ class KernelGradient {
     const int64_t shift = column / in_ - margin(), in_tile = column % tile_width_;
     uint16_t* out = packed_x(slot, column - in_tile) + 2 * in_tile;
     for (int64_t y = row - margin(); y < row + stretch_rows_ + margin(); ++y, out += width_ * tile_width_) {
-      pack_line(y >= 0 && y < height_ ? x_ + (picture * height_ + y) * width_ * in_ + column % in_ : nullptr, shift, out);
+      pack_line(y >= 0 && y < height_ ? x_ + (picture * height_ + y) * width_ * in_ + column % in_ : nullptr, shift,
+                out);
     }
   }
 
   // Pairs of a picture's row moved by `shift`, zeros where it ends; all zeros for null.
   void pack_line(const uint16_t* line, int64_t shift, uint16_t* out) const {
     const auto pixel = [&](int64_t w) { return line == nullptr || w < 0 || w >= width_ ? nullptr : line + w * in_; };
-    const int64_t pairs = line == nullptr ? 0 : (width_ - std::abs(shift)) / 2, before = shift < 0 ? (1 - shift) / 2 : 0;
+    const int64_t pairs = line == nullptr ? 0 : (width_ - std::abs(shift)) / 2,
+                  before = shift < 0 ? (1 - shift) / 2 : 0;
     for (int64_t p = 0; p < width_ / 2; ++p) {
       if (p == before && pairs > 0) {
         detail::pack_column_group(line + (2 * p + shift) * in_, in_, pairs, out + 2 * p * tile_width_, tile_width_);

@@ -76,7 +76,7 @@ Tensor DvaeEncoder::forward(const Tensor& x_B3HW, BlockRunner& runner) const {
   Tensor x = input.forward(channels_last(x_B3HW, options.compute_dtype));
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
-    x = runner.run(index, x, [&](const Tensor& in) { return block.forward(in, options.compute_dtype); });
+    x = runner.run(index, x, [this, &block](const Tensor& in) { return block.forward(in, options.compute_dtype); });
     const bool group_ends = (index + 1) % options.num_blocks_per_group == 0;
     if (group_ends && index + 1 < options.num_layers()) x = at::max_pool2d(x, 2);
   }
@@ -103,8 +103,9 @@ Tensor DvaeDecoder::forward(const Tensor& z_BVHW, BlockRunner& runner) const {
   for (int64_t index = 0; index < options.num_layers(); ++index) {
     const DvaeBlock& block = groups.block(index);
     const bool enlarges = index > 0 && index % options.num_blocks_per_group == 0;
-    x = runner.run(options.num_layers() + index, x,
-                   [&](const Tensor& in) { return block.forward(in, options.compute_dtype, enlarges); });
+    x = runner.run(options.num_layers() + index, x, [this, &block, enlarges](const Tensor& in) {
+      return block.forward(in, options.compute_dtype, enlarges);
+    });
   }
   return output.forward(at::relu_(x));
 }

@@ -6,23 +6,21 @@
 #include <concepts>
 
 #include "dalle/core/bf16.h"
+#include "dalle/core/vectorise.h"
 
 namespace dalle::layers {
 namespace {
 
-#define DALLE_VECTORISED [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
-#define DALLE_INLINE [[gnu::always_inline]] inline
-
 using Bf16 = uint16_t;
 
-DALLE_INLINE float load(float x) { return x; }
-DALLE_INLINE float load(Bf16 x) { return bf16_to_float(x); }
-DALLE_INLINE void store(float& out, float x) { out = x; }
-DALLE_INLINE void store(Bf16& out, float x) { out = float_to_bf16(x); }
+DALLE_INLINED float load(float x) { return x; }
+DALLE_INLINED float load(Bf16 x) { return bf16_to_float(x); }
+DALLE_INLINED void store(float& out, float x) { out = x; }
+DALLE_INLINED void store(Bf16& out, float x) { out = float_to_bf16(x); }
 
 // The loops, inlined into one function for each pair of types, which the compiler then clones for each instruction set.
 template <class In, class Out>
-DALLE_INLINE void relu_loop(const In* in, int64_t size, Out* out) {
+DALLE_INLINED void relu_loop(const In* in, int64_t size, Out* out) {
   for (int64_t i = 0; i < size; ++i) {
     const float x = load(in[i]);
     store(out[i], x < 0.0f ? 0.0f : x);  // NaN stays
@@ -31,8 +29,8 @@ DALLE_INLINE void relu_loop(const In* in, int64_t size, Out* out) {
 
 // `width` pixels of `channels` each; each pixel of id is used `repeat` times.
 template <class T, class U>
-DALLE_INLINE void sum_loop(const T* id, const U* branch, float gain, int64_t width, int64_t channels, int64_t repeat,
-                           T* out) {
+DALLE_INLINED void sum_loop(const T* id, const U* branch, float gain, int64_t width, int64_t channels, int64_t repeat,
+                            T* out) {
   for (int64_t w = 0; w < width; ++w) {
     const T* pixel = id + w / repeat * channels;
     for (int64_t c = 0; c < channels; ++c) {
@@ -42,7 +40,7 @@ DALLE_INLINE void sum_loop(const T* id, const U* branch, float gain, int64_t wid
 }
 
 template <class T, class U>
-DALLE_INLINE void mask_loop(const T* grad, const T* relu_output, const U* other, int64_t size, U* out) {
+DALLE_INLINED void mask_loop(const T* grad, const T* relu_output, const U* other, int64_t size, U* out) {
   for (int64_t i = 0; i < size; ++i) {
     store(out[i], (load(relu_output[i]) == 0.0f ? 0.0f : load(grad[i])) + load(other[i]));
   }

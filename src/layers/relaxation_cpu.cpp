@@ -11,6 +11,7 @@
 #include "dalle/core/bf16.h"
 #include "dalle/core/random.h"
 #include "dalle/core/vector_math.h"
+#include "dalle/core/vectorise.h"
 #include "dalle/layers/relaxation_kernels.h"
 
 namespace dalle::layers::detail {
@@ -19,8 +20,6 @@ namespace {
 // Sums and maxima are kept in kLanes independent parts, so that the compiler may use vector registers without being
 // allowed to reorder floating-point sums. Their order is fixed: results depend on neither threads nor batch.
 constexpr int64_t kLanes = 16;
-
-#define DALLE_VECTORISED [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
 
 DALLE_VECTORISED void widen(const uint16_t* in, int64_t size, float* out) {
   for (int64_t i = 0; i < size; ++i) out[i] = bf16_to_float(in[i]);

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include "dalle/core/random.h"
+#include "dalle/layers/channels_last.h"
 
 namespace dalle::training {
 
@@ -29,7 +30,7 @@ void CodebookTrainer::choose_replacements(const Tensor& vectors_BDHW, const std:
   }
   const Tensor rows = at::tensor(row_of, at::kLong).to(picks_.device());
   const Tensor picture_V = rows.index_select(0, picks_.div(cells_, "floor"));
-  const Tensor vectors_ND = vectors_BDHW.permute({0, 2, 3, 1}).reshape({-1, vectors_BDHW.size(1)});
+  const Tensor vectors_ND = layers::channel_rows(vectors_BDHW);
   const Tensor picked_VD = vectors_ND.index_select(0, picture_V.clamp_min(0) * cells_ + picks_.remainder(cells_));
   evidence_.replacements_VD = at::where((picture_V >= 0).unsqueeze(1), picked_VD, evidence_.replacements_VD);
 }

@@ -9,9 +9,9 @@
 namespace dalle::training {
 namespace {
 
-HealthRule kl_at_zero(const DvaeTraining& config, double log_vocab) {
+HealthRule kl_at_zero(const DvaeTraining& config, const char* phase, double log_vocab) {
   return {.alarm = "kl_at_zero",
-          .phase = "train",
+          .phase = phase,
           .metric = "kl",
           .low = config.health.min_kl_share * log_vocab,
           .meaning = "the codes carry nothing of the picture (posterior collapse)",
@@ -21,15 +21,17 @@ HealthRule kl_at_zero(const DvaeTraining& config, double log_vocab) {
                         short_number(config.learning_rate.start), ")")};
 }
 
-HealthRule kl_at_maximum(const DvaeTraining& config, double log_vocab) {
+HealthRule kl_at_maximum(const DvaeTraining& config, const char* phase, double log_vocab) {
   return {.alarm = "kl_at_maximum",
-          .phase = "train",
+          .phase = phase,
           .metric = "kl",
           .high = config.health.max_kl_share * log_vocab,
           .meaning = str("near its greatest value ln ", config.model.vocab_size, " = ", short_number(log_vocab),
                          ": the encoder is sure of one code everywhere, nothing spreads its choice over the codebook"),
           .remedy = str("raise relaxation.kl_weight_end (now ", short_number(config.relaxation.kl_weight_end),
-                        "; the paper's 6.6 / 192 = 0.034 per position was chosen for this)")};
+                        "; the paper's 6.6 / 192 = 0.034 per position was chosen for this); if a single code serves "
+                        "everything, lower learning_rate.start (now ",
+                        short_number(config.learning_rate.start), ")")};
 }
 
 HealthRule codebook_collapse(const DvaeTraining& config, const char* phase, const char* metric, int64_t positions) {
@@ -57,8 +59,10 @@ std::vector<HealthRule> dvae_health_rules(const DvaeTraining& config) {
   const int64_t cells = config.model.grid_size() * config.model.grid_size();
   std::vector<HealthRule> rules;
   if (config.model.quantizer == models::Quantizer::kGumbel) {
-    rules.push_back(kl_at_zero(config, log_vocab));
-    rules.push_back(kl_at_maximum(config, log_vocab));
+    for (const char* phase : {"train", "validation"}) {  // a small batch's own KL may be too noisy to stay out of range
+      rules.push_back(kl_at_zero(config, phase, log_vocab));
+      rules.push_back(kl_at_maximum(config, phase, log_vocab));
+    }
   }
   rules.push_back(codebook_collapse(config, "train", "batch_perplexity", config.trainer.batch_size * cells));
   rules.push_back(codebook_collapse(config, "validation", "perplexity", config.model.vocab_size));

@@ -80,8 +80,7 @@ TEST(Convolution, PointwiseF32IsAsGoodAsF32WithBf16Operands) {
   for (const auto& c : kPointwise) {
     const Tensor x = picture(1, {2, c.in, c.height, c.width}, at::kFloat);
     const ConvWeights weights{picture(2, {c.out, c.in, 1, 1}, at::kFloat), random_tensor(3, {c.out})};
-    const Tensor exact =
-        at::conv2d(x.to(at::kDouble), weights.w.to(at::kDouble), weights.b.to(at::kDouble));
+    const Tensor exact = at::conv2d(x.to(at::kDouble), weights.w.to(at::kDouble), weights.b.to(at::kDouble));
     EXPECT_LT(error(pointwise_f32(x, weights), exact), 2e-5) << c.in;
   }
 }

@@ -19,9 +19,11 @@ Tensor picture(uint64_t seed, at::IntArrayRef sizes, at::ScalarType type,
   return testing::random_tensor(seed, sizes).to(type).contiguous(format);
 }
 
-constexpr std::pair<at::ScalarType, at::ScalarType> kTypes[] = {
-    {at::kBFloat16, at::kBFloat16}, {at::kFloat, at::kBFloat16}, {at::kFloat, at::kFloat}, {at::kDouble, at::kDouble},
-    {at::kDouble, at::kFloat}};
+constexpr std::pair<at::ScalarType, at::ScalarType> kTypes[] = {{at::kBFloat16, at::kBFloat16},
+                                                                {at::kFloat, at::kBFloat16},
+                                                                {at::kFloat, at::kFloat},
+                                                                {at::kDouble, at::kDouble},
+                                                                {at::kDouble, at::kFloat}};
 
 TEST(Elementwise, ReluTo) {
   for (const auto& [from, to] : kTypes) {

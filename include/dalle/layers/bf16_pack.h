@@ -19,7 +19,8 @@ void pack_column_group(const uint16_t* in, int64_t in_stride, int64_t pairs, uin
 void pack_edge(const uint16_t* even, const uint16_t* odd, uint16_t* out);
 
 /// `rows` (a multiple of 2) rows of `columns` (of 16) -> pairs [rows / 2, out_columns, 2], of which `columns` are written.
-void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_columns);
+void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+               int64_t out_columns);
 
 /// The same result from the transposed matrix, `columns` (of 16) rows of `rows` (of 32) elements.
 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,

@@ -19,7 +19,8 @@ bool has_bf16_products();
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
 
 /// a b^T (+ bias): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32. What a linear layer does.
-Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N = {});
+Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
+                  const std::optional<Tensor>& bias_N = {});
 
 /// a b^T (+ bias) for f32 matrices with contiguous rows, to about 2^-16 of the result's size: each number is the sum of
 /// two of bf16, and three of the four products of these are computed. K a multiple of 32, N of 16.
