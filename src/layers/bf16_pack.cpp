@@ -85,11 +85,11 @@ DALLE_AVX512_LOOP void pack_transposed(const uint16_t* in, int64_t in_stride, in
 DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                                  int64_t out_stride, float* sums) {
   const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
-  for (int64_t c = 0; c < columns; ++c) sums[c] = 0;
+  for (int64_t c = 0; c < columns && sums != nullptr; ++c) sums[c] = 0;
   for (int64_t r = 0; r < rows; r += kPackDepth) {
     for (int64_t c = 0; c < columns; c += kPackColumns) {
       __m512i block[16];
-      __m512 sum = _mm512_loadu_ps(sums + c);
+      __m512 sum = _mm512_setzero_ps();
       for (int i = 0; i < 16; ++i) {
         const uint16_t* even = in + (r + 2 * i) * in_stride + c;
         block[i] = pairs(even, even + in_stride);
@@ -98,7 +98,7 @@ DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t 
         _mm_prefetch(reinterpret_cast<const char*>(even + kPackDepth * in_stride), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(even + (kPackDepth + 1) * in_stride), _MM_HINT_T0);
       }
-      _mm512_storeu_ps(sums + c, sum);
+      if (sums != nullptr) _mm512_storeu_ps(sums + c, _mm512_add_ps(_mm512_loadu_ps(sums + c), sum));
       transpose_16x16(block);
       for (int i = 0; i < 16; ++i) store(out + (c + i) * out_stride + r, block[i]);
     }

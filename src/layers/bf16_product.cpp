@@ -38,6 +38,8 @@ DALLE_VECTORISED void store_tile(const float* sum, int64_t height, int64_t width
 
 // One product: who packs b, and where the result goes.
 struct Product {
+  static constexpr int64_t kPanel = kPanelTiles * kTileColumns;
+
   const uint16_t* a;
   int64_t a_stride;
   const uint16_t* b;
@@ -45,8 +47,9 @@ struct Product {
   bool b_is_transposed;  // [N, K] in memory
   int64_t rows, columns, depth;
   const float* bias;
-  Tensor out;
-  void* out_data = out.mutable_data_ptr();
+  const uint16_t* prepacked;  // of the whole of b, or null
+  at::ScalarType out_type;
+  void* out;
 
   // Columns [column, column + width) of b as pairs [depth / 2, width, 2].
   void pack(int64_t column, int64_t width, uint16_t* to) const {
@@ -57,6 +60,12 @@ struct Product {
     }
   }
 
+  void pack_panel(int64_t column, int64_t width, uint16_t* to) const {
+    for (int64_t c = 0; c < width; c += kTileColumns) {
+      pack(column + c, std::min(kTileColumns, width - c), to + c * depth);
+    }
+  }
+
   void tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum) const {
     for (int64_t k = 0; k < depth; k += kDepth) {
       at::native::cpublas::brgemm(height, width, std::min(kDepth, depth - k), a_stride, width, width, /*add_C=*/k > 0,
@@ -64,31 +73,34 @@ struct Product {
     }
     const float* bias_here = bias == nullptr ? nullptr : bias + column;
     const int64_t at = row * columns + column;
-    if (out.scalar_type() == at::kFloat) {
-      store_tile(sum, height, width, bias_here, static_cast<float*>(out_data) + at, columns);
+    if (out_type == at::kFloat) {
+      store_tile(sum, height, width, bias_here, static_cast<float*>(out) + at, columns);
     } else {
-      store_tile(sum, height, width, bias_here, static_cast<uint16_t*>(out_data) + at, columns);
+      store_tile(sum, height, width, bias_here, static_cast<uint16_t*>(out) + at, columns);
     }
   }
 
   // A panel of columns times a stretch of rows: b is packed once, a tile of a stays in the cache for the whole panel.
   void panel(int64_t column, int64_t width, int64_t row, int64_t row_end) const {
-    const auto packed = std::make_unique_for_overwrite<uint16_t[]>(static_cast<size_t>(depth * width));
-    alignas(64) float sum[kTileRows * kTileColumns];
-    for (int64_t c = 0; c < width; c += kTileColumns) {
-      pack(column + c, std::min(kTileColumns, width - c), packed.get() + c * depth);
+    std::unique_ptr<uint16_t[]> own;
+    const uint16_t* packed = prepacked == nullptr ? nullptr : prepacked + column * depth;
+    if (packed == nullptr) {
+      own = std::make_unique_for_overwrite<uint16_t[]>(static_cast<size_t>(depth * width));
+      pack_panel(column, width, own.get());
+      packed = own.get();
     }
+    alignas(64) float sum[kTileRows * kTileColumns];
     for (; row < row_end; row += kTileRows) {
       for (int64_t c = 0; c < width; c += kTileColumns) {
-        tile(row, std::min(kTileRows, row_end - row), column + c, std::min(kTileColumns, width - c),
-             packed.get() + c * depth, sum);
+        tile(row, std::min(kTileRows, row_end - row), column + c, std::min(kTileColumns, width - c), packed + c * depth,
+             sum);
       }
     }
     at::native::cpublas::brgemm_release();
   }
 
   void run() const {
-    const int64_t width = std::min(columns, kPanelTiles * kTileColumns), panels = (columns + width - 1) / width;
+    const int64_t width = std::min(columns, kPanel), panels = (columns + width - 1) / width;
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows, wanted = 4 * at::get_num_threads();
     const int64_t stretches = at::get_num_threads() == 1 ? 1 : std::min(tiles, (wanted + panels - 1) / panels);
     const int64_t stretch = (tiles + stretches - 1) / stretches * kTileRows;
@@ -101,20 +113,50 @@ struct Product {
   }
 };
 
-Tensor product(const Tensor& a, const Tensor& b, bool b_is_transposed, at::ScalarType out_type,
-               const std::optional<Tensor>& bias) {
-  const int64_t columns = b.size(b_is_transposed ? 0 : 1);
-  TORCH_CHECK_VALUE(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(b_is_transposed ? 1 : 0),
-                    "[bf16 product] sizes do not match: ", a.sizes(), " and ", b.sizes());
-  TORCH_CHECK_VALUE(fits_bf16_product(a, b, a.size(1), columns), "[bf16 product] operands ", a.sizes(), " and ",
-                    b.sizes(), " are not of a type and size that it takes");
-  const Tensor out = at::empty({a.size(0), columns}, a.options().dtype(out_type));
-  const Product product{bits(a),     a.stride(0),     bits(b),
-                        b.stride(0), b_is_transposed, a.size(0),
-                        columns,     a.size(1),       bias ? bias->const_data_ptr<float>() : nullptr,
-                        out};
+// A product of which only b is known.
+Product right_hand_side(const Tensor& b, bool is_transposed) {
+  return {.b = bits(b),
+          .b_stride = b.stride(0),
+          .b_is_transposed = is_transposed,
+          .columns = b.size(is_transposed ? 0 : 1),
+          .depth = b.size(is_transposed ? 1 : 0)};
+}
+
+Tensor run(Product product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias) {
+  const Tensor out = at::empty({a.size(0), product.columns}, a.options().dtype(out_type));
+  product.a = bits(a);
+  product.a_stride = a.stride(0);
+  product.rows = a.size(0);
+  product.bias = bias ? bias->const_data_ptr<float>() : nullptr;
+  product.out_type = out_type;
+  product.out = out.mutable_data_ptr();
   product.run();
   return out;
+}
+
+Tensor multiply(const Tensor& a, const Tensor& b, bool b_is_transposed, at::ScalarType out_type,
+                const std::optional<Tensor>& bias) {
+  TORCH_CHECK_VALUE(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(b_is_transposed ? 1 : 0),
+                    "[bf16 product] sizes do not match: ", a.sizes(), " and ", b.sizes());
+  TORCH_CHECK_VALUE(fits_bf16_product(a, b, a.size(1), b.size(b_is_transposed ? 0 : 1)), "[bf16 product] operands ",
+                    a.sizes(), " and ", b.sizes(), " are not of a type and size that it takes");
+  return run(right_hand_side(b, b_is_transposed), a, out_type, bias);
+}
+
+PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
+  const Product product = right_hand_side(b, is_transposed);
+  TORCH_CHECK_VALUE(fits_bf16_product(b, b, product.depth, product.columns), "[bf16 product] a matrix ", b.sizes(),
+                    " is not of a type and size that it takes");
+  const Tensor data = at::empty({product.columns * product.depth}, b.options());
+  auto* out = static_cast<uint16_t*>(data.mutable_data_ptr());
+  const int64_t panels = (product.columns + Product::kPanel - 1) / Product::kPanel;
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t column = begin * Product::kPanel; column < std::min(product.columns, end * Product::kPanel);
+         column += Product::kPanel) {
+      product.pack_panel(column, std::min(Product::kPanel, product.columns - column), out + column * product.depth);
+    }
+  });
+  return {product.depth, product.columns, data};
 }
 
 }  // namespace
@@ -135,7 +177,7 @@ bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t
 
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
                   const std::optional<Tensor>& bias_N) {
-  return product(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N);
+  return multiply(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N);
 }
 
 Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N) {
@@ -155,7 +197,17 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
 }
 
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type) {
-  return product(a_MK, b_KN, /*b_is_transposed=*/false, out_type, std::nullopt);
+  return multiply(a_MK, b_KN, /*b_is_transposed=*/false, out_type, std::nullopt);
+}
+
+PackedMatrix pack_nt(const Tensor& b_NK) { return pack_matrix(b_NK, /*is_transposed=*/true); }
+PackedMatrix pack_nn(const Tensor& b_KN) { return pack_matrix(b_KN, /*is_transposed=*/false); }
+
+Tensor product(const Tensor& a_MK, const PackedMatrix& b, at::ScalarType out_type,
+               const std::optional<Tensor>& bias_N) {
+  TORCH_CHECK_VALUE(fits_bf16_product(a_MK, a_MK, b.depth, b.columns) && a_MK.size(1) == b.depth,
+                    "[bf16 product] expected a bf16 matrix [M, ", b.depth, "], got ", a_MK.sizes());
+  return run({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data)}, a_MK, out_type, bias_N);
 }
 
 }  // namespace dalle::layers

@@ -31,7 +31,7 @@ int64_t tile_width(int64_t columns) {
 
 class KernelGradient {
  public:
-  KernelGradient(const Tensor& grad_BHWO, const Tensor& x_BHWI, int64_t kernel)
+  KernelGradient(const Tensor& grad_BHWO, const Tensor& x_BHWI, int64_t kernel, const Tensor& sum = {})
       : grad_(bits(grad_BHWO)),
         x_(bits(x_BHWI)),
         pictures_(x_BHWI.size(0)),
@@ -45,7 +45,8 @@ class KernelGradient {
         stretch_rows_(rows_of_a_stretch()),
         stretches_(pictures_ * (height_ / stretch_rows_)),
         chunk_(std::clamp<int64_t>(kChunkDepth / depth(), 1, stretches_)),
-        gradient_(at::empty({out_, kernel_, kernel_, in_}, x_BHWI.options().dtype(at::kFloat))),
+        adds_(sum.defined()),
+        gradient_(adds_ ? sum : at::empty({out_, kernel_, kernel_, in_}, x_BHWI.options().dtype(at::kFloat))),
         sums_(at::empty({stretches_, out_}, gradient_.options())),
         packed_grad_(scratch(chunk_ * out_ * depth())),
         packed_x_(scratch(chunk_ * columns_ * packed_depth())) {}
@@ -55,7 +56,7 @@ class KernelGradient {
     for (int64_t first = 0; first < stretches_; first += chunk_) {
       const int64_t count = std::min(chunk_, stretches_ - first);
       pack(first, count);
-      multiply(count, /*is_first=*/first == 0);
+      multiply(count, /*is_first=*/first == 0 && !adds_);
     }
     return gradient_;
   }
@@ -165,6 +166,7 @@ class KernelGradient {
   const uint16_t* x_;
   int64_t pictures_, height_, width_, in_, out_, kernel_, columns_, tile_width_;
   int64_t stretch_rows_, stretches_, chunk_;
+  bool adds_;
   Tensor gradient_, sums_;
   std::unique_ptr<uint16_t[]> packed_grad_, packed_x_;
 };
@@ -203,6 +205,28 @@ KernelGradients conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_B
   }
   KernelGradient gradient(grad_BHWO, x_BHWI, kernel);
   const Tensor w = gradient.run().permute({0, 3, 1, 2});
+  return {w, gradient.bias()};
+}
+
+bool fits_linear_gradients(const Tensor& grad_NO, const Tensor& x_NI) {
+  const auto fits = [](const Tensor& x) {
+    return x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.is_contiguous() &&
+           x.size(1) % detail::kPackColumns == 0 && x.size(0) % detail::kPackDepth == 0 && x.numel() > 0;
+  };
+  return has_bf16_products() && fits(grad_NO) && fits(x_NI);
+}
+
+KernelGradients linear_gradients(const Tensor& grad_NO, const Tensor& x_NI, const Tensor& sum_OI) {
+  const int64_t out = grad_NO.size(1), in = x_NI.size(1);
+  TORCH_CHECK_VALUE(fits_linear_gradients(grad_NO, x_NI) && grad_NO.size(0) == x_NI.size(0) &&
+                        (!sum_OI.defined() || (sum_OI.is_contiguous() && sum_OI.scalar_type() == at::kFloat &&
+                                               sum_OI.sizes() == at::IntArrayRef({out, in}))),
+                    "[linear gradients] gradient ", grad_NO.sizes(), " and input ", x_NI.sizes(),
+                    " are not of types and sizes that it takes");
+  const auto as_picture = [](const Tensor& rows) { return rows.view({1, rows.size(0) / 2, 2, rows.size(1)}); };
+  KernelGradient gradient(as_picture(grad_NO), as_picture(x_NI), /*kernel=*/1,
+                          sum_OI.defined() ? sum_OI.view({out, 1, 1, in}) : Tensor());
+  const Tensor w = gradient.run().view({out, in});
   return {w, gradient.bias()};
 }
 

@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -57,6 +59,33 @@ TEST_F(Bf16Product, F32MatricesAsSumsOfTwo) {
     EXPECT_LT(error(product_nt_f32(a, b, bias), exact + bias), 2e-5) << s.rows;
   }
   EXPECT_THROW(product_nt_f32(random_tensor(1, {4, 33}), random_tensor(2, {16, 33})), c10::ValueError);
+}
+
+TEST_F(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
+  for (const auto& s : kSizes) {
+    const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = bf16_tensor(2, {s.columns, s.depth});
+    const Tensor bias = random_tensor(3, {s.columns}), transposed = b.t().contiguous();
+    const PackedMatrix nt = pack_nt(b), nn = pack_nn(transposed);
+    EXPECT_TRUE(bitwise_equal(product(a, nt, at::kFloat, bias), product_nt(a, b, at::kFloat, bias)));
+    EXPECT_TRUE(bitwise_equal(product(a, nn, at::kBFloat16), product_nn(a, transposed, at::kBFloat16)));
+  }
+  EXPECT_THROW(product(bf16_tensor(1, {4, 64}), pack_nt(bf16_tensor(2, {16, 32})), at::kFloat), c10::ValueError);
+}
+
+TEST_F(Bf16Product, LinearGradients) {
+  for (const auto& [rows, out, in] : {std::array<int64_t, 3>{32, 16, 16}, {96, 80, 48}, {1312, 64, 128}}) {
+    const Tensor grad = bf16_tensor(1, {rows, out}), x = bf16_tensor(2, {rows, in});
+    const Tensor exact = at::mm(grad.to(at::kDouble).t(), x.to(at::kDouble));
+    const auto [w, b] = linear_gradients(grad, x);
+    EXPECT_LT(error(w, exact), 5e-6);
+    EXPECT_LT(error(b, grad.to(at::kDouble).sum(0)), 5e-6);
+    Tensor sum = random_tensor(3, {out, in});
+    const Tensor expected = sum.to(at::kDouble) + exact;
+    EXPECT_TRUE(linear_gradients(grad, x, sum).w.is_alias_of(sum));
+    EXPECT_LT(error(sum, expected), 5e-6);
+  }
+  EXPECT_FALSE(fits_linear_gradients(bf16_tensor(1, {33, 16}), bf16_tensor(2, {33, 16})));
+  EXPECT_THROW(linear_gradients(bf16_tensor(1, {32, 16}), bf16_tensor(2, {64, 16})), c10::ValueError);
 }
 
 TEST_F(Bf16Product, TakesSlicesOfLargerMatrices) {

@@ -26,8 +26,8 @@ void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t colu
 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                      int64_t out_columns);
 
-/// out[c][r] = in[r][c] for `rows` (of 32) rows of `columns` (of 16) elements; strides in elements. sums[c] becomes the
-/// sum of column c.
+/// out[c][r] = in[r][c] for `rows` (of 32) rows of `columns` (of 16) elements; strides in elements. sums[c], where not
+/// null, becomes the sum of column c.
 void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride,
                float* sums);
 

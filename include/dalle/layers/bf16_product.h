@@ -29,6 +29,17 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
 /// a b: [M, K] x [K, N] -> [M, N]. What its input's gradient is.
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type);
 
+/// A right-hand side in the order of the kernels, for several products with it. Takes as much memory as the matrix.
+struct PackedMatrix {
+  int64_t depth = 0, columns = 0;
+  Tensor data;
+};
+PackedMatrix pack_nt(const Tensor& b_NK);
+PackedMatrix pack_nn(const Tensor& b_KN);
+/// product_nt() or product_nn() with what was packed.
+Tensor product(const Tensor& a_MK, const PackedMatrix& b, at::ScalarType out_type,
+               const std::optional<Tensor>& bias_N = {});
+
 /// Whether conv_kernel_gradients() takes these: bf16 on a CPU with the instructions, channels multiples of 16, even W, and
 /// H W a multiple of 32.
 bool fits_conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW);
@@ -41,5 +52,10 @@ struct KernelGradients {
 
 /// Inputs bf16; those not in channels-last memory are copied. For kernel = 1 these are a linear layer's gradients.
 KernelGradients conv_kernel_gradients(const Tensor& grad_BOHW, const Tensor& x_BIHW, int64_t kernel);
+
+/// A linear layer's gradients from rows: w [O, I] and b [O] of grad_NO (sum over n of grad[n, o] x[n, i]); N a multiple of
+/// 32, O and I of 16. With `sum_OI`, f32 and contiguous, that is what the product is added to, and the result's w.
+bool fits_linear_gradients(const Tensor& grad_NO, const Tensor& x_NI);
+KernelGradients linear_gradients(const Tensor& grad_NO, const Tensor& x_NI, const Tensor& sum_OI = {});
 
 }  // namespace dalle::layers
