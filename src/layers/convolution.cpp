@@ -2,18 +2,15 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
 
 #include "dalle/layers/bf16_product.h"
 #include "dalle/layers/channels_last.h"
+#include "dalle/layers/linear_function.h"
 
 namespace dalle::layers {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 int64_t padding_of(const Tensor& w) { return (w.size(2) - 1) / 2; }
 
@@ -97,50 +94,8 @@ ConvGradients convolve_backward(const Tensor& grad, const Tensor& x, const Tenso
   return {grad_x, grad_w, by_convolution ? grad_b : bias_gradient(grad)};
 }
 
-namespace {
-
-struct PointwiseFunction : torch::autograd::Function<PointwiseFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& w, const Tensor& b,
-                        at::ScalarType out_type) {
-    const Tensor rows = channel_rows(x), matrix = matrix_of(w).to(x.scalar_type());
-    context->save_for_backward({rows, matrix});
-    context->saved_data["sizes"] = x.sizes();
-    context->saved_data["wants_x"] = x.requires_grad();
-    const Tensor out = fits_bf16_product(rows, matrix, rows.size(1), matrix.size(0))
-                           ? product_nt(rows, matrix, out_type, b.to(at::kFloat))
-                           : at::linear(rows, matrix, b.to(x.scalar_type())).to(out_type);
-    return from_channel_rows(out, x.sizes());
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &matrix = saved[1];
-    const auto sizes = context->saved_data["sizes"].toIntVector();
-    const Tensor grad = channel_rows(grads[0].to(rows.scalar_type()));
-    variable_list out(4);
-    if (context->saved_data["wants_x"].toBool()) {
-      const Tensor grad_rows = fits_bf16_product(grad, matrix, grad.size(1), matrix.size(1))
-                                   ? product_nn(grad, matrix, rows.scalar_type())
-                                   : at::mm(grad, matrix);
-      out[0] = from_channel_rows(grad_rows, sizes);
-    }
-    const Tensor grad_picture = from_channel_rows(grad, sizes), picture = from_channel_rows(rows, sizes);
-    if (fits_conv_kernel_gradients(grad_picture, picture)) {
-      const auto gradients = conv_kernel_gradients(grad_picture, picture, /*kernel=*/1);
-      out[1] = gradients.w;
-      out[2] = gradients.b;
-    } else {
-      out[1] = at::mm(grad.t(), rows).view({matrix.size(0), matrix.size(1), 1, 1});
-      out[2] = bias_gradient(grad_picture);
-    }
-    return out;
-  }
-};
-
-}  // namespace
-
 Tensor pointwise(const Tensor& x, const ConvWeights& weights, at::ScalarType out_type) {
-  return PointwiseFunction::apply(x, weights.w, weights.b, out_type);
+  return from_channel_rows(linear(channel_rows(x), matrix_of(weights.w), weights.b, out_type), x.sizes());
 }
 
 Tensor pointwise_f32(const Tensor& x, const ConvWeights& weights) {

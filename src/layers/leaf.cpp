@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "dalle/layers/linear_function.h"
+
 namespace dalle::layers {
 
 Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
@@ -11,9 +13,10 @@ Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
   if (options.bias) bias = &add_parameter("bias", {options.out}, Init::zeros(), /*decays=*/false);
 }
 
-Tensor Linear::forward(const Tensor& x) const {
-  const Tensor w = weight.tensor.to(x.scalar_type());
-  return bias == nullptr ? at::linear(x, w) : at::linear(x, w, bias->tensor.to(x.scalar_type()));
+Tensor Linear::forward(const Tensor& x) const { return forward(x, x.scalar_type()); }
+
+Tensor Linear::forward(const Tensor& x, at::ScalarType out_type) const {
+  return linear(x, weight.tensor, bias == nullptr ? Tensor() : bias->tensor, out_type);
 }
 
 Embedding::Embedding(Module& parent, std::string name, int64_t num, int64_t dim, double init_std)

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "dalle/layers/linear_function.h"
+
 namespace dalle::layers {
 namespace {
 
@@ -53,12 +55,11 @@ Attention::Attention(Module& parent, std::string name, const TransformerOptions&
 
 Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) const {
   const int64_t batch = x_BLD.size(0), length = x_BLD.size(1), dim = x_BLD.size(2);
-  const auto type = x_BLD.scalar_type();
-  const Tensor qkv = at::linear(x_BLD, in_proj_weight.tensor.to(type), in_proj_bias.tensor.to(type));
+  const Tensor qkv = linear(x_BLD, in_proj_weight.tensor, in_proj_bias.tensor, x_BLD.scalar_type());
   // [B, L, 3, H, K] -> three of [B, H, L, K]
   const auto parts = qkv.view({batch, length, 3, num_heads, dim / num_heads}).permute({2, 0, 3, 1, 4}).unbind(0);
   const auto normed = [&](const std::optional<LayerNorm>& norm, const Tensor& x) {
-    return norm ? norm->forward(x).to(type) : x;
+    return norm ? norm->forward(x).to(x.scalar_type()) : x;
   };
   const Tensor out_BHLK = attend(normed(q_norm, parts[0]), normed(k_norm, parts[1]), parts[2]);
   return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}));

@@ -18,6 +18,7 @@ struct LinearOptions {
 struct Linear : Module {
   Linear(Module& parent, std::string name, const LinearOptions& options);
   Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x, at::ScalarType out_type) const;
   Parameter& weight;
   Parameter* bias = nullptr;
 };

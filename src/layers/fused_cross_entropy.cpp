@@ -1,0 +1,258 @@
+#include "dalle/layers/fused_cross_entropy.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "dalle/core/bf16.h"
+#include "dalle/core/vector_math.h"
+#include "dalle/core/vectorise.h"
+#include "dalle/layers/bf16_product.h"
+
+namespace dalle::layers {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kLanes = 16;  // sums of a fixed order that vectorise
+
+DALLE_VECTORISED float maximum_of(const float* row, int64_t size) {
+  float maximum[kLanes];
+  std::fill_n(maximum, kLanes, row[0]);
+  const int64_t whole = size / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      maximum[lane] = row[i + lane] > maximum[lane] ? row[i + lane] : maximum[lane];
+    }
+  }
+  return std::max(*std::max_element(maximum, maximum + kLanes),
+                  whole == size ? row[0] : *std::max_element(row + whole, row + size));
+}
+
+// row becomes exp(row - shift); returns the sum.
+DALLE_VECTORISED float exponentiate(float* row, int64_t size, float shift) {
+  float sums[kLanes] = {};
+  const int64_t whole = size / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      row[i + lane] = vector_exp(row[i + lane] - shift);
+      sums[lane] += row[i + lane];
+    }
+  }
+  double sum = 0;
+  for (const float part : sums) sum += static_cast<double>(part);
+  for (int64_t i = whole; i < size; ++i) {
+    row[i] = vector_exp(row[i] - shift);
+    sum += static_cast<double>(row[i]);
+  }
+  return static_cast<float>(sum);
+}
+
+DALLE_VECTORISED void scaled(const float* row, int64_t size, float factor, uint16_t* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = float_to_bf16(row[i] * factor);
+}
+
+DALLE_VECTORISED void scaled(const float* row, int64_t size, float factor, float* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = row[i] * factor;
+}
+
+// Losses of rows of f32 logits, which are overwritten; with grad_NV defined (bf16 or f32), their gradient times scale.
+void softmax_rows(const Tensor& logits_NV, const Tensor& targets_N, double scale, const Tensor& losses_N,
+                  const Tensor& grad_NV) {
+  const int64_t vocab = logits_NV.size(1);
+  const int64_t* targets = targets_N.const_data_ptr<int64_t>();
+  float *logits = logits_NV.mutable_data_ptr<float>(), *losses = losses_N.mutable_data_ptr<float>();
+  const auto factor = static_cast<float>(scale);
+  at::parallel_for(0, logits_NV.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      float* row = logits + n * vocab;
+      const int64_t target = targets[n];
+      const bool counts = target >= 0;
+      const float shift = maximum_of(row, vocab), at_target = counts ? row[target] : 0;
+      const float sum = exponentiate(row, vocab, shift);
+      losses[n] = counts ? shift + std::log(sum) - at_target : 0;
+      if (!grad_NV.defined()) continue;
+      const float weight = counts ? factor / sum : 0;
+      if (counts) row[target] -= sum;
+      if (grad_NV.scalar_type() == at::kBFloat16) {
+        scaled(row, vocab, weight, static_cast<uint16_t*>(grad_NV.mutable_data_ptr()) + n * vocab);
+      } else {
+        scaled(row, vocab, weight, grad_NV.mutable_data_ptr<float>() + n * vocab);
+      }
+    }
+  });
+}
+
+// The same op by op, on any device and in any type: the losses, and the gradient in `type`.
+std::pair<Tensor, Tensor> softmax_by_formula(const Tensor& logits_NV, const Tensor& targets_N, double scale,
+                                             at::ScalarType type, bool wants_gradient) {
+  const Tensor log_probability = at::log_softmax(logits_NV, 1);
+  const Tensor counts = (targets_N >= 0).unsqueeze(1), index = targets_N.clamp_min(0).unsqueeze(1);
+  const Tensor losses = at::where(counts, log_probability.gather(1, index).neg(), 0).squeeze(1);
+  if (!wants_gradient) return {losses, Tensor()};
+  Tensor grad = log_probability.exp();
+  grad.scatter_add_(1, index, at::full(index.sizes(), -1, grad.options()));
+  return {losses, (grad * counts * scale).to(type)};
+}
+
+// Rows up to a multiple of 32, so that all chunks are whole tiles: the filling has no target.
+Tensor with_filling(const Tensor& x, double filling) {
+  const int64_t missing = (32 - x.size(0) % 32) % 32;
+  if (missing == 0) return x;
+  auto sizes = x.sizes().vec();
+  sizes[0] = missing;
+  return at::cat({x, at::full(sizes, filling, x.options())});
+}
+
+// The head over chunks of rows.
+class Head {
+ public:
+  Head(const Tensor& hidden, const Tensor& weight, const Tensor& bias, at::ScalarType compute)
+      : hidden_(with_filling(hidden.to(compute).contiguous(), 0)),
+        weight_(weight.to(compute).contiguous()),
+        sum_type_(at::promote_types(compute, at::kFloat)),
+        by_tiles_(fits_bf16_product(hidden_, weight_, weight_.size(1), weight_.size(0)) &&
+                  fits_bf16_product(hidden_, weight_, weight_.size(0), weight_.size(1))) {
+    if (bias.defined()) bias_ = bias.to(by_tiles_ ? at::kFloat : sum_type_);
+    if (by_tiles_) packed_ = pack_nt(weight_);
+  }
+
+  int64_t rows() const { return hidden_.size(0); }
+  // A multiple of 32, so that gradients of whole chunks are tiles too.
+  int64_t chunk() const { return std::max<int64_t>(32, kLogitsAtOnce / weight_.size(0) / 32 * 32); }
+
+  Tensor logits(int64_t first, int64_t count) const {
+    const Tensor h = hidden_.slice(0, first, first + count);
+    if (by_tiles_) return product(h, packed_, at::kFloat, bias_);
+    Tensor out = at::mm(h, weight_.t()).to(sum_type_);
+    return bias_ ? out.add_(*bias_) : out;
+  }
+
+  void start_gradients() {
+    hidden_gradient_ = at::empty_like(hidden_);
+    weight_gradient_ = at::zeros(weight_.sizes(), weight_.options().dtype(sum_type_));
+    bias_gradient_ = at::zeros({weight_.size(0)}, weight_.options().dtype(sum_type_));
+    if (by_tiles_) packed_for_gradient_ = pack_nn(weight_);
+  }
+
+  void add_gradients(int64_t first, const Tensor& grad_logits) {
+    const Tensor h = hidden_.slice(0, first, first + grad_logits.size(0));
+    const Tensor into = hidden_gradient_.slice(0, first, first + grad_logits.size(0));
+    into.copy_(by_tiles_ ? product(grad_logits, packed_for_gradient_, hidden_.scalar_type())
+                         : at::mm(grad_logits, weight_));
+    if (fits_linear_gradients(grad_logits, h)) {
+      bias_gradient_.add_(linear_gradients(grad_logits, h, weight_gradient_).b);
+    } else {
+      weight_gradient_.add_(at::mm(grad_logits.t(), h));
+      bias_gradient_.add_(at::sum(grad_logits, {0}, /*keepdim=*/false, sum_type_));
+    }
+  }
+
+  Tensor losses_of(int64_t first, int64_t count, const Tensor& targets_N, double scale, bool wants_gradient) {
+    Tensor chunk = logits(first, count), losses, grad;
+    const Tensor targets = targets_N.slice(0, first, first + count);
+    if (chunk.is_cpu() && chunk.scalar_type() == at::kFloat) {
+      losses = at::empty({count}, chunk.options());
+      if (wants_gradient) {
+        grad = hidden_.scalar_type() == at::kBFloat16 ? at::empty_like(chunk, hidden_.options()) : chunk;
+      }
+      softmax_rows(chunk, targets, scale, losses, grad);
+    } else {
+      std::tie(losses, grad) = softmax_by_formula(chunk, targets, scale, hidden_.scalar_type(), wants_gradient);
+    }
+    chunk.reset();
+    if (wants_gradient) add_gradients(first, grad);
+    return losses;
+  }
+
+  const Tensor& hidden_gradient() const { return hidden_gradient_; }
+  const Tensor& weight_gradient() const { return weight_gradient_; }
+  const Tensor& bias_gradient() const { return bias_gradient_; }
+
+ private:
+  Tensor hidden_, weight_;
+  at::ScalarType sum_type_;
+  bool by_tiles_;
+  std::optional<Tensor> bias_;
+  PackedMatrix packed_, packed_for_gradient_;
+  Tensor hidden_gradient_, weight_gradient_, bias_gradient_;
+};
+
+struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const Tensor& targets, at::ScalarType compute, double scale,
+                        bool wants_gradient) {
+    Head head(hidden, weight, bias.value_or(Tensor()), compute);
+    if (wants_gradient) head.start_gradients();
+    const Tensor padded_targets = with_filling(targets, -1);
+    Tensor sum = at::zeros({}, hidden.options().dtype(hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+    for (int64_t first = 0; first < head.rows(); first += head.chunk()) {
+      const int64_t count = std::min(head.chunk(), head.rows() - first);
+      sum.add_(head.losses_of(first, count, padded_targets, scale, wants_gradient).sum(at::kDouble));
+    }
+    if (wants_gradient) {
+      context->save_for_backward(
+          {head.hidden_gradient().slice(0, 0, hidden.size(0)), head.weight_gradient(), head.bias_gradient()});
+      context->saved_data["hidden_type"] = hidden.scalar_type();
+      context->saved_data["has_bias"] = bias.has_value();
+    }
+    return sum * scale;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    // On the CPU a look costs nothing, and the usual factor, 1, saves a pass over the gradients.
+    const bool is_one = grads[0].is_cpu() && grads[0].item<double>() == 1;
+    const auto times_grad = [&](const Tensor& x) { return is_one ? x : x * grads[0].to(x.scalar_type()); };
+    variable_list out(7);
+    out[0] = times_grad(saved[0].to(context->saved_data["hidden_type"].toScalarType()));
+    out[1] = times_grad(saved[1]);
+    if (context->saved_data["has_bias"].toBool()) out[2] = times_grad(saved[2]);
+    return out;
+  }
+};
+
+void check(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& targets) {
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) &&
+                        targets.sizes() == at::IntArrayRef({hidden.size(0)}) &&
+                        (!bias.defined() || bias.sizes() == at::IntArrayRef({weight.size(0)})),
+                    "[cross entropy] expected hidden [N, D], weight [V, D], bias [V] and targets [N], got ",
+                    hidden.sizes(), ", ", weight.sizes(), ", ", bias.defined() ? bias.sizes() : at::IntArrayRef{},
+                    " and ", targets.sizes());
+  if (!targets.is_cpu() || targets.numel() == 0) return;  // a GPU would have to be waited for
+  const int64_t largest = targets.max().item<int64_t>();
+  TORCH_CHECK_VALUE(largest < weight.size(0), "[cross entropy] target ", largest, " of a vocabulary of ",
+                    weight.size(0));
+}
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& targets,
+                            at::ScalarType compute_dtype, double scale) {
+  check(hidden, weight, bias, targets);
+  const bool wants_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad() ||
+                                                             (bias.defined() && bias.requires_grad()));
+  const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+  return LinearCrossEntropyFunction::apply(hidden, weight, optional_bias, targets.contiguous(), compute_dtype, scale,
+                                           wants_gradient);
+}
+
+Tensor linear_cross_entropy_each(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& targets,
+                                 at::ScalarType compute_dtype) {
+  check(hidden, weight, bias, targets);
+  const c10::NoGradGuard no_grad;
+  Head head(hidden, weight, bias, compute_dtype);
+  const Tensor padded_targets = with_filling(targets, -1);
+  std::vector<Tensor> losses;
+  for (int64_t first = 0; first < head.rows(); first += head.chunk()) {
+    const int64_t count = std::min(head.chunk(), head.rows() - first);
+    losses.push_back(head.losses_of(first, count, padded_targets, 1, /*wants_gradient=*/false));
+  }
+  return at::cat(losses).slice(0, 0, hidden.size(0));
+}
+
+}  // namespace dalle::layers

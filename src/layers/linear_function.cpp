@@ -1,0 +1,61 @@
+#include "dalle/layers/linear_function.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "dalle/layers/bf16_product.h"
+
+namespace dalle::layers {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
+                        const std::optional<Tensor>& bias, at::ScalarType out_type) {
+    const Tensor w = weight.to(rows.scalar_type());
+    context->save_for_backward({rows, w});
+    context->saved_data["wants_x"] = rows.requires_grad();
+    context->saved_data["weight_type"] = weight.scalar_type();
+    context->saved_data["has_bias"] = bias.has_value();
+    const auto bias_in = [&](at::ScalarType type) {
+      return bias ? std::optional<Tensor>(bias->to(type)) : std::nullopt;
+    };
+    if (fits_bf16_product(rows, w, rows.size(1), w.size(0))) return product_nt(rows, w, out_type, bias_in(at::kFloat));
+    return at::linear(rows, w, bias_in(rows.scalar_type())).to(out_type);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &rows = saved[0], &w = saved[1];
+    const auto weight_type = context->saved_data["weight_type"].toScalarType();
+    const bool has_bias = context->saved_data["has_bias"].toBool();
+    const Tensor grad = grads[0].to(rows.scalar_type()).contiguous();
+    variable_list out(4);
+    if (context->saved_data["wants_x"].toBool()) {
+      out[0] = fits_bf16_product(grad, w, grad.size(1), w.size(1)) ? product_nn(grad, w, rows.scalar_type())
+                                                                   : at::mm(grad, w);
+    }
+    if (fits_linear_gradients(grad, rows)) {
+      const auto gradients = linear_gradients(grad, rows);
+      out[1] = gradients.w;
+      if (has_bias) out[2] = gradients.b;
+      return out;
+    }
+    out[1] = at::mm(grad.t(), rows).to(weight_type);
+    if (has_bias) out[2] = at::sum(grad, {0}, /*keepdim=*/false, weight_type);
+    return out;
+  }
+};
+
+}  // namespace
+
+Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type) {
+  auto sizes = x.sizes().vec();
+  sizes.back() = weight_OI.size(0);
+  const auto bias = bias_O.defined() ? std::optional<Tensor>(bias_O) : std::nullopt;
+  return LinearFunction::apply(x.reshape({-1, x.size(-1)}), weight_OI, bias, out_type).view(sizes);
+}
+
+}  // namespace dalle::layers

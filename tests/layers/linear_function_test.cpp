@@ -1,0 +1,78 @@
+// The linear layer as one step against ATen's.
+#include "dalle/layers/linear_function.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "support/random_tensor.h"
+#include "support/tensor_matchers.h"
+
+namespace dalle::layers {
+namespace {
+
+using testing::close_to;
+using testing::random_tensor;
+
+struct Results {
+  Tensor out, x, w, b;
+};
+
+double error(const Tensor& actual, const Tensor& expected) {
+  return ((actual.to(at::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+// x [2, rows, in] and a gradient that fit bf16.
+Results run(int64_t rows, int64_t in, int64_t out_size, at::ScalarType x_type, at::ScalarType out_type, bool by_aten,
+            bool has_bias = true) {
+  const auto master = x_type == at::kDouble ? at::kDouble : at::kFloat;
+  const auto rounded = [](const Tensor& t) { return t.to(at::kBFloat16); };
+  const Tensor x = rounded(random_tensor(1, {2, rows, in})).to(x_type).requires_grad_();
+  const Tensor w = rounded(random_tensor(2, {out_size, in})).to(master).requires_grad_();
+  const Tensor b = has_bias ? random_tensor(3, {out_size}).to(master).requires_grad_() : Tensor();
+  const Tensor out =
+      by_aten ? at::linear(x, w, has_bias ? std::optional<Tensor>(b) : std::nullopt) : linear(x, w, b, out_type);
+  (out * rounded(random_tensor(4, out.sizes())).to(out.scalar_type())).sum().backward();
+  return {out.detach(), x.grad(), w.grad(), has_bias ? b.grad() : Tensor()};
+}
+
+// Sizes for the tiles and others.
+constexpr int64_t kSizes[][3] = {{32, 64, 96}, {16, 32, 32}, {5, 64, 96}, {16, 33, 48}, {7, 5, 3}};
+
+TEST(LinearFunction, IsTheLinearLayer) {
+  for (const auto& [rows, in, out] : kSizes) {
+    const Results exact = run(rows, in, out, at::kDouble, at::kDouble, /*by_aten=*/true);
+    for (const auto& [type, bound] : {std::pair{at::kDouble, 1e-14}, {at::kFloat, 1e-6}}) {
+      const Results actual = run(rows, in, out, type, type, /*by_aten=*/false);
+      EXPECT_LT(error(actual.out, exact.out), bound);
+      EXPECT_LT(error(actual.x, exact.x), bound);
+      EXPECT_LT(error(actual.w, exact.w), bound);
+      EXPECT_LT(error(actual.b, exact.b), bound);
+    }
+  }
+}
+
+TEST(LinearFunction, Bf16OperandsAreSummedInF32) {
+  for (const auto& [rows, in, out] : kSizes) {
+    const Results exact = run(rows, in, out, at::kDouble, at::kDouble, /*by_aten=*/true);
+    const Results actual = run(rows, in, out, at::kBFloat16, at::kFloat, /*by_aten=*/false);
+    EXPECT_EQ(actual.out.scalar_type(), at::kFloat);
+    EXPECT_EQ(actual.x.scalar_type(), at::kBFloat16);
+    EXPECT_EQ(actual.w.scalar_type(), at::kFloat);
+    EXPECT_EQ(actual.b.scalar_type(), at::kFloat);
+    const bool has_tiles = in % 32 == 0, has_gradient_tiles = has_tiles && 2 * rows % 32 == 0;
+    EXPECT_LT(error(actual.out, exact.out), has_tiles ? 1e-5 : 1e-2) << rows << " " << in;
+    EXPECT_LT(error(actual.x, exact.x), 1e-2) << rows << " " << in;
+    EXPECT_LT(error(actual.w, exact.w), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
+    EXPECT_LT(error(actual.b, exact.b), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
+  }
+}
+
+TEST(LinearFunction, ABiasIsNotNeeded) {
+  const Results exact = run(32, 64, 96, at::kDouble, at::kDouble, /*by_aten=*/true, /*has_bias=*/false);
+  const Results actual = run(32, 64, 96, at::kBFloat16, at::kBFloat16, /*by_aten=*/false, /*has_bias=*/false);
+  EXPECT_LT(error(actual.out, exact.out), 1e-2);
+  EXPECT_LT(error(actual.w, exact.w), 1e-5);
+}
+
+}  // namespace
+}  // namespace dalle::layers
