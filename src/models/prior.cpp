@@ -9,6 +9,9 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
+#include "dalle/layers/cross_entropy.h"
+#include "dalle/layers/fused_cross_entropy.h"
+#include "dalle/layers/sparse_attention.h"
 
 namespace dalle::models {
 
@@ -106,7 +109,12 @@ const AttendFunction& Prior::attend_of(AttentionKind kind, int64_t length, at::D
   if (!attend) {
     const Tensor mask = layers::attention_mask(kind, config_.layout(), {config_.conv_kernel, config_.conv_mask_edge});
     const Tensor part = mask.slice(0, 0, length).slice(1, 0, length);
-    attend = layers::dense_attention(layers::mask_to_bias(part, compute_.dtype).contiguous().to(device));
+    const bool by_blocks =
+        !compute_.by_formula && device.is_cpu() && (compute_.dtype == at::kFloat || compute_.dtype == at::kBFloat16);
+    attend = by_blocks
+                 ? layers::sparse_attention(std::make_shared<layers::BlockSparsePlan>(
+                       layers::make_block_sparse_plan(part, layers::attention_order(kind, config_.layout(), length))))
+                 : layers::dense_attention(layers::mask_to_bias(part, compute_.dtype).contiguous().to(device));
   }
   return attend;
 }
@@ -177,6 +185,21 @@ PriorOutput Prior::forward(const Tensor& caption_BT, const Tensor& image_BI, lay
   const int64_t text = config_.text_context;
   return {.text_logits_BTV = text_logits(hidden_BLD.slice(1, 0, text - 1)),
           .image_logits_BIV = image_logits(hidden_BLD.slice(1, text))};
+}
+
+PriorLoss Prior::loss(const Tensor& caption_BT, const Tensor& image_BI, const PriorLossScales& scales,
+                      layers::BlockRunner& runner, const layers::Dropout& dropout) const {
+  const Tensor hidden_BLD = hidden(caption_BT, image_BI, runner, dropout);
+  const int64_t text = config_.text_context;
+  const auto loss_of = [&](const Tensor& slots, const HeadWeights& head, const Tensor& targets, double scale) {
+    if (compute_.by_formula) {
+      return layers::cross_entropy_sum(logits_of(slots, head, compute_.head_dtype), targets) * scale;
+    }
+    return layers::linear_cross_entropy(slots.reshape({-1, config_.dim}), head.weight_VD, head.bias_V,
+                                        targets.reshape({-1}), compute_.head_dtype, scale);
+  };
+  return {.text = loss_of(hidden_BLD.slice(1, 0, text - 1), text_head_weights(), text_targets(caption_BT), scales.text),
+          .image = loss_of(hidden_BLD.slice(1, text), image_head_weights(), image_BI, scales.image)};
 }
 
 Tensor Prior::text_targets(const Tensor& caption_BT) const {

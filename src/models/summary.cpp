@@ -6,6 +6,7 @@
 
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
+#include "dalle/layers/fused_cross_entropy.h"
 
 namespace dalle::models {
 namespace {
@@ -114,10 +115,20 @@ double activation_bytes(const PriorConfig& config, const PriorCompute& compute, 
   const double again = slots * d * (4 + bytes * (1 + 2 * ratio) + options / 2);  // one MLP, computed again
   const double kept = activation_checkpointing ? layers * slots * d * 8 + again + casts : layers * (block + casts);
   const double gradients = slots * d * (4 + bytes * (1 + ratio));  // of the block at work
-  // Logits in the head's type, in f32, their log-softmax and its gradient.
-  const double logits = number(micro_batch) * (number((config.text_context - 1) * config.text_targets()) +
-                                               number(config.image_context() * config.image_vocab_size));
-  return kept + std::max(gradients, logits * 4) + logits * (4 + (head_bytes < 4 ? head_bytes + 4 : 4));
+  // At a head: some rows of logits at a time and their gradient; hidden states in the head's type and their gradient; its
+  // weights cast and in the products' order twice, and their gradient in f32. The text head's gradients wait for the
+  // image's.
+  const auto head = [&](int64_t rows, int64_t vocab) {
+    const double logits = std::min(number(layers::kLogitsAtOnce), number(rows * vocab));
+    const double weights = number(vocab) * d * (head_bytes < 4 ? 3 * head_bytes : 0);
+    return logits * (4 + (head_bytes < 4 ? head_bytes : 0)) + number(rows) * d * (4 + 2 * head_bytes) + weights +
+           number(vocab) * d * 4;
+  };
+  const int64_t text_rows = micro_batch * (config.text_context - 1);
+  const double text_waiting = (number(text_rows) * head_bytes + number(config.text_targets()) * 4) * d;
+  const double heads = std::max(head(text_rows, config.text_targets()),
+                                text_waiting + head(micro_batch * config.image_context(), config.image_vocab_size));
+  return kept + std::max(gradients, heads);
 }
 
 std::string describe(const Summary& summary, int64_t batch_size) {

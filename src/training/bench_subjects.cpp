@@ -8,9 +8,9 @@
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
 #include "dalle/generation/token_sampler.h"
-#include "dalle/layers/cross_entropy.h"
 #include "dalle/layers/likelihood.h"
 #include "dalle/layers/relaxation.h"
+#include "dalle/layers/sparse_attention.h"
 #include "dalle/models/dvae.h"
 #include "dalle/models/prior.h"
 #include "dalle/optim/adamw.h"
@@ -102,37 +102,77 @@ PriorBatch random_tokens(const models::PriorConfig& config, int64_t batch, at::D
           draw(keys[1], config.image_context(), config.image_vocab_size)};
 }
 
-std::shared_ptr<models::Prior> make_prior(const models::PriorConfig& config, at::ScalarType type, at::Device device) {
-  auto model = std::make_shared<models::Prior>(config, models::PriorCompute{type, type});
+std::shared_ptr<models::Prior> make_prior(const models::PriorConfig& config, const models::PriorCompute& compute,
+                                          at::Device device) {
+  auto model = std::make_shared<models::Prior>(config, compute);
   model->materialize(device);
   model->initialize(1);
   return model;
 }
 
-BenchSubject prior_step(const models::PriorConfig& config, int64_t batch, at::ScalarType type, at::Device device) {
-  auto model = make_prior(config, type, device);
+BenchSubject prior_step(const models::PriorConfig& config, int64_t batch, const models::PriorCompute& compute,
+                        at::Device device) {
+  auto model = make_prior(config, compute, device);
   auto optimizer = std::make_shared<optim::AdamW>(model->named_parameters(), optim::AdamWConfig{});
   const PriorBatch data = random_tokens(config, batch, device);
   const auto step = [=] {
-    const auto output = model->forward(data.captions, data.tokens);
-    const Tensor text =
-        layers::cross_entropy_sum(output.text_logits_BTV, data.captions) / static_cast<double>(data.captions.numel());
-    const Tensor image =
-        layers::cross_entropy_sum(output.image_logits_BIV, data.tokens) / static_cast<double>(data.tokens.numel());
     optimizer->zero_grad();
-    (text * 0.125 + image * 0.875).backward();
+    const auto loss = model->loss(data.captions, data.tokens,
+                                  {.text = 0.125 / static_cast<double>(data.captions.numel()),
+                                   .image = 0.875 / static_cast<double>(data.tokens.numel())});
+    (loss.text + loss.image).backward();
     optimizer->step(1e-4);
   };
   return {"", step, batch * config.layout().length()};
 }
 
 BenchSubject sampling(const models::PriorConfig& config, int64_t batch, at::ScalarType type, at::Device device) {
-  auto model = make_prior(config, type, device);
+  auto model = make_prior(config, {type, type}, device);
   const Tensor caption = random_tokens(config, 1, device).captions[0];
   std::vector<int64_t> numbers(static_cast<size_t>(batch));
   std::iota(numbers.begin(), numbers.end(), 0);
   const auto step = [=] { generation::sample_tokens(*model, {"bench", caption, {}}, numbers, {}); };
   return {"", step, batch * config.image_context()};
+}
+
+// Attention alone, forward and backward, 8 heads: each kind by blocks, and ATen's causal attention beside them.
+BenchSubject attention_step(std::optional<layers::AttentionKind> kind, const layers::SequenceLayout& layout,
+                            int64_t head_dim, at::ScalarType type, at::Device device) {
+  constexpr int64_t kHeads = 8;
+  const int64_t length = layout.length();
+  const RandomKey key = random_key(3, Purpose::kEvaluation);
+  const Tensor numbers =
+      uniform_rows({&key, 1}, 4 * length * kHeads * head_dim, device).view({4, 1, length, kHeads, head_dim});
+  const Tensor qkv = (numbers.slice(0, 0, 3) * 4 - 2).to(type), grad = numbers[3].to(type).transpose(1, 2);
+  layers::AttendFunction attend = [](const Tensor& q, const Tensor& k, const Tensor& v) {
+    return at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0, /*is_causal=*/true);
+  };
+  if (kind) {
+    attend = layers::sparse_attention(std::make_shared<layers::BlockSparsePlan>(layers::make_block_sparse_plan(
+        layers::attention_mask(*kind, layout), layers::attention_order(*kind, layout, length))));
+  }
+  const auto step = [=] {
+    const Tensor leaf = qkv.detach().requires_grad_();
+    const auto parts = leaf.transpose(2, 3).unbind(0);
+    attend(parts[0], parts[1], parts[2]).backward(grad);
+  };
+  return {"", step, length};
+}
+
+BenchConfig attention_config(const std::string& name, const layers::SequenceLayout& layout, int64_t head_dim) {
+  return {BenchJob::kAttention, name, "tokens/s", [=](const BenchOptions& options, at::Device device) {
+            std::vector<BenchSubject> subjects;
+            for (const Precision precision : options.precision) {
+              const auto type = compute_dtype(precision, device);
+              const auto add = [&](std::optional<layers::AttentionKind> kind, std::string_view kind_name) {
+                subjects.push_back(attention_step(kind, layout, head_dim, type, device));
+                subjects.back().impl = str(kind_name, "_", enum_name(precision));
+              };
+              for (const auto& [kind, kind_name] : EnumNames<layers::AttentionKind>::values) add(kind, kind_name);
+              add(std::nullopt, "aten_causal");
+            }
+            return subjects;
+          }};
 }
 
 // One subject for each of --precision, named ours_<precision>.
@@ -170,13 +210,40 @@ BenchConfig relaxation_config(const std::string& name, int64_t grid, int64_t bat
           }};
 }
 
-BenchConfig prior_config(BenchJob job, const std::string& name, int64_t text, int64_t grid, int64_t batch) {
-  const models::PriorConfig config{
-      .text_context = text, .grid_size = grid, .dim = 256, .num_heads = 8, .num_layers = 8};
+struct PriorSize {
+  int64_t text, grid, batch, dim = 256, layers = 8;
+};
+
+BenchConfig prior_config(BenchJob job, const std::string& name, const PriorSize& size,
+                         models::LayerOrder order = models::LayerOrder::kPaper) {
+  const models::PriorConfig config{.text_context = size.text,
+                                   .grid_size = size.grid,
+                                   .dim = size.dim,
+                                   .num_heads = 8,
+                                   .num_layers = size.layers,
+                                   .layer_order = order};
+  const int64_t batch = size.batch;
   return {job, name, "tokens/s", by_precision([=](const BenchOptions&, at::ScalarType type, at::Device device) {
             return job == BenchJob::kSample ? sampling(config, batch, type, device)
-                                            : prior_step(config, batch, type, device);
+                                            : prior_step(config, batch, {type, type}, device);
           })};
+}
+
+// Beside the same model with dense masks and whole logits, for the peak of tensor bytes above all.
+BenchConfig prior_memory_config(const std::string& name, const PriorSize& size) {
+  const models::PriorConfig config{
+      .text_context = size.text, .grid_size = size.grid, .dim = size.dim, .num_heads = 8, .num_layers = size.layers};
+  return {BenchJob::kPriorTrain, name, "tokens/s", [=](const BenchOptions& options, at::Device device) {
+            std::vector<BenchSubject> subjects;
+            for (const Precision precision : options.precision) {
+              const auto type = compute_dtype(precision, device);
+              for (const bool plain : {true, false}) {
+                subjects.push_back(prior_step(config, size.batch, {type, type, plain}, device));
+                subjects.back().impl = str(plain ? "plain_" : "ours_", enum_name(precision));
+              }
+            }
+            return subjects;
+          }};
 }
 
 }  // namespace
@@ -190,10 +257,19 @@ std::vector<BenchConfig> bench_configs() {
           dvae_config("openai_nhid256_256px_b1", 256, 256, 1),
           relaxation_config("grid8_b16", 8, 16),
           relaxation_config("grid32_b1", 32, 1),
-          prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", 64, 16, 4),
-          prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", 256, 32, 1),
-          prior_config(BenchJob::kSample, "small_64+16x16_b1", 64, 16, 1),
-          prior_config(BenchJob::kSample, "small_64+16x16_b8", 64, 16, 8),
+          prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", {64, 16, 4}),
+          prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", {256, 32, 1}),
+          prior_memory_config("small_256+32x32_b8", {256, 32, 8}),
+          prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4_full", {64, 16, 4}, models::LayerOrder::kFull),
+          prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1_full", {256, 32, 1}, models::LayerOrder::kFull),
+          prior_config(BenchJob::kPriorTrain, "dim512x8_64+16x16_b4", {64, 16, 4, 512}),
+          prior_config(BenchJob::kPriorTrain, "dim512x8_256+32x32_b1", {256, 32, 1, 512}),
+          prior_config(BenchJob::kPriorTrain, "dim256x4_64+16x16_b16", {64, 16, 16, 256, 4}),
+          attention_config("64+16x16_h8x32", {64, 16}, 32),
+          attention_config("256+32x32_h8x32", {256, 32}, 32),
+          attention_config("256+32x32_h8x64", {256, 32}, 64),
+          prior_config(BenchJob::kSample, "small_64+16x16_b1", {64, 16, 1}),
+          prior_config(BenchJob::kSample, "small_64+16x16_b8", {64, 16, 8}),
           tokenizer_bench_config()};
 }
 

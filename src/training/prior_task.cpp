@@ -8,7 +8,6 @@
 #include "dalle/core/error.h"
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
-#include "dalle/layers/cross_entropy.h"
 #include "dalle/models/summary.h"
 #include "dalle/training/prior_preview.h"
 #include "dalle/training/task_support.h"
@@ -117,13 +116,19 @@ std::vector<double> PriorTask::counts(const PreparedBatch& batch) const {
 
 StepOutput PriorTask::training_step(const PreparedBatch& batch, const StepContext& context) {
   const layers::Dropout dropout{config_.dropout, static_cast<uint64_t>(config_.trainer.seed), batch.batch.positions};
-  const auto output = model_.forward(batch.batch.caption_ids, batch.tokens_BI, *context.runner, dropout);
-  const Tensor targets = model_.text_targets(batch.batch.caption_ids);
-  const Tensor text = layers::cross_entropy_sum(output.text_logits_BTV, targets) / std::max(1.0, context.totals[0]);
-  const Tensor image = layers::cross_entropy_sum(output.image_logits_BIV, batch.tokens_BI) / context.totals[1];
-  return {.loss = text * config_.text_loss_weight + image * config_.image_loss_weight,
-          .metrics = {{"image_loss", image},
-                      {config_.model.text_loss_on_pads ? "text_loss_with_pads" : "text_loss", text}}};
+  // The weights go into the sums, so that gradients come out as they are used. A loss of weight 0 is still reported.
+  const auto weight_or_one = [](double weight) { return weight > 0 ? weight : 1; };
+  const double text_weight = weight_or_one(config_.text_loss_weight);
+  const double image_weight = weight_or_one(config_.image_loss_weight);
+  const auto loss =
+      model_.loss(batch.batch.caption_ids, batch.tokens_BI,
+                  {.text = text_weight / std::max(1.0, context.totals[0]), .image = image_weight / context.totals[1]},
+                  *context.runner, dropout);
+  return {
+      .loss = loss.text * (config_.text_loss_weight / text_weight) +
+              loss.image * (config_.image_loss_weight / image_weight),
+      .metrics = {{"image_loss", loss.image / image_weight},
+                  {config_.model.text_loss_on_pads ? "text_loss_with_pads" : "text_loss", loss.text / text_weight}}};
 }
 
 Tensor PriorTask::caption_ids(const std::vector<std::string>& captions) const {

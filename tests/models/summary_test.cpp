@@ -7,7 +7,6 @@
 
 #include "dalle/core/tensor_memory.h"
 #include "dalle/layers/checkpoint_runner.h"
-#include "dalle/layers/cross_entropy.h"
 
 namespace dalle::models {
 namespace {
@@ -95,9 +94,8 @@ double measured_bytes(const PriorConfig& config, const PriorCompute& compute, in
   const Tensor images = at::zeros({batch, config.image_context()}, at::kLong);
   layers::CheckpointRunner checkpointed;
   const auto step = [&] {
-    const auto out = prior.forward(captions, images, checkpointing ? checkpointed : layers::plain_runner());
-    (layers::cross_entropy_sum(out.text_logits_BTV, captions) + layers::cross_entropy_sum(out.image_logits_BIV, images))
-        .backward();
+    const auto loss = prior.loss(captions, images, {}, checkpointing ? checkpointed : layers::plain_runner());
+    (loss.text + loss.image).backward();
   };
   step();  // masks are made once
   return static_cast<double>(peak_tensor_bytes(step));

@@ -86,11 +86,20 @@ struct PriorConfig {
 struct PriorCompute {
   at::ScalarType dtype = at::kFloat;       // transformer layers
   at::ScalarType head_dtype = at::kFloat;  // the two output heads
+  bool by_formula = false;  // dense masks and whole logits, op by op: what the fast ways are compared with
 };
 
 struct PriorOutput {
   Tensor text_logits_BTV;   // [B, T - 1, text_targets]: slot k predicts text slot k + 1
   Tensor image_logits_BIV;  // [B, I, image_vocab_size]
+};
+
+/// Sums of cross-entropies over the targets, each times a scale, as scalars in f32.
+struct PriorLoss {
+  Tensor text, image;
+};
+struct PriorLossScales {
+  double text = 1, image = 1;
 };
 
 /// Target id for "no target" in text targets and the id of an empty caption slot.
@@ -119,6 +128,10 @@ class Prior : public layers::Module {
   /// tokens (training passes I or I - 1; the last is never fed). Heads run on their own slots only.
   PriorOutput forward(const Tensor& caption_BT, const Tensor& image_BI,
                       layers::BlockRunner& runner = layers::plain_runner(), const layers::Dropout& dropout = {}) const;
+  /// The training loss without the logits as a whole (layers/fused_cross_entropy.h): sums over text_targets() and over all
+  /// image tokens. captions and tokens as for forward(), all I tokens given.
+  PriorLoss loss(const Tensor& caption_BT, const Tensor& image_BI, const PriorLossScales& scales,
+                 layers::BlockRunner& runner = layers::plain_runner(), const layers::Dropout& dropout = {}) const;
   /// Residual stream after the layers and the final norm, [B, T + m, D] f32, for the first m = min(n + 1, I) image slots.
   Tensor hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::BlockRunner& runner = layers::plain_runner(),
                 const layers::Dropout& dropout = {}) const;

@@ -12,7 +12,7 @@
 
 namespace dalle::training {
 
-enum class BenchJob { kDvaeTrain, kRelaxation, kPriorTrain, kSample, kTokenize };
+enum class BenchJob { kDvaeTrain, kRelaxation, kAttention, kPriorTrain, kSample, kTokenize };
 
 struct BenchOptions {
   BenchJob job = BenchJob::kDvaeTrain;
@@ -47,10 +47,9 @@ int run_bench(const BenchOptions& options);
 namespace dalle {
 template <>
 struct EnumNames<training::BenchJob> {
-  static constexpr EnumName<training::BenchJob> values[] = {{training::BenchJob::kDvaeTrain, "dvae-train"},
-                                                            {training::BenchJob::kRelaxation, "relaxation"},
-                                                            {training::BenchJob::kPriorTrain, "prior-train"},
-                                                            {training::BenchJob::kSample, "sample"},
-                                                            {training::BenchJob::kTokenize, "tokenize"}};
+  static constexpr EnumName<training::BenchJob> values[] = {
+      {training::BenchJob::kDvaeTrain, "dvae-train"}, {training::BenchJob::kRelaxation, "relaxation"},
+      {training::BenchJob::kAttention, "attention"},  {training::BenchJob::kPriorTrain, "prior-train"},
+      {training::BenchJob::kSample, "sample"},        {training::BenchJob::kTokenize, "tokenize"}};
 };
 }  // namespace dalle
