@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Runs dalle-bench and a peer's script in turns, one thread each, and prints the speeds and the ratio of each config.
+
+    beside_peer.py dvae-train|prior-train [--rounds N] [--bin DIR] [CONFIG...]
+
+A turn is ours and theirs one after the other, in changing order; ratios are taken within turns, since a machine's speed
+drifts. Called by stage1.sh and stage2.sh, which see to what the peers need."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+JOBS = {
+    "dvae-train": {
+        "peer": "dvae_peer.py",
+        "forms": {"openai": "bf16_nhwc"},
+        "configs": ["openai_nhid64_64px_b16", "openai_nhid256_128px_b2", "openai_nhid32_64px_b32",
+                    "openai_nhid128_64px_b8", "openai_nhid64_128px_b4"],
+    },
+    "prior-train": {
+        "peer": "prior_peer.py",
+        "forms": {"plain GPT": "bf16"},
+        "configs": ["small_64+16x16_b4", "small_256+32x32_b1", "dim512x8_64+16x16_b4", "dim512x8_256+32x32_b1",
+                    "dim256x4_64+16x16_b16"],
+    },
+}
+
+
+def last_line(command):
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode != 0:
+        sys.exit(f"beside_peer.py: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=list(JOBS))
+    parser.add_argument("configs", nargs="*", help="names as in dalle-bench; default: several sizes")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each config (5)")
+    parser.add_argument("--bin", default="build/release/bin", help="where dalle-bench is")
+    parser.add_argument("--relaxation-precision", choices=["f32", "bf16"], help="passed on to dalle-bench dvae-train")
+    options = parser.parse_args()
+    job = JOBS[options.job]
+
+    def ours(config):
+        command = [f"{options.bin}/dalle-bench", options.job, "--config", config, "--precision", "bf16", "--threads", "1",
+                   "--rounds", "5", "--device", "cpu"]
+        if options.relaxation_precision:
+            command += ["--relaxation-precision", options.relaxation_precision]
+        return next(line["median"] for line in last_line(command) if line["config"] == config)
+
+    def theirs(config, form):
+        return last_line([sys.executable, HERE / job["peer"], "--config", config, "--forms", form, "--rounds", "5"])[-1]["median"]
+
+    print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in job["forms"]), flush=True)
+    for config in options.configs or job["configs"]:
+        speeds = {name: [] for name in ["ours", *job["forms"]]}
+        for turn in range(options.rounds):
+            for name in list(speeds)[:: 1 if turn % 2 == 0 else -1]:
+                speeds[name].append(ours(config) if name == "ours" else theirs(config, job["forms"][name]))
+        line = f"{config:28}{statistics.median(speeds['ours']):>10.4g}"
+        for name in job["forms"]:
+            ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds[name]))
+            line += f"{statistics.median(speeds[name]):>16.4g}{ratio:>8.2f}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
