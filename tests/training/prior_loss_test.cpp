@@ -76,7 +76,7 @@ TEST(PriorLoss, IsTheCrossEntropyOfTheLogits) {
   model.materialize(at::kCPU);
   model.initialize(3);
   for (const auto& [name, parameter] : model.named_parameters()) {  // no head of zeros
-    parameter->tensor.add_(testing::random_tensor(5, parameter->tensor.sizes()) * 0.1);
+    parameter->tensor.detach().add_(testing::random_tensor(5, parameter->tensor.sizes()) * 0.1);
   }
   Tensor captions = tokens(1, {2, config.text_context - 1}, config.text_vocab_size);
   captions.slice(1, 5).fill_(kPadToken);
