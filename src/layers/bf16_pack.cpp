@@ -49,24 +49,19 @@ DALLE_AVX512 void transpose_16x16(__m512i (&r)[16]) {
 
 }  // namespace
 
-DALLE_AVX512_LOOP void pack_column_group(const uint16_t* in, int64_t in_stride, int64_t pairs_of_rows, uint16_t* out,
-                                         int64_t out_columns) {
-  for (int64_t p = 0; p < pairs_of_rows; ++p) {
-    store(out + p * 2 * out_columns, pairs(in + 2 * p * in_stride, in + (2 * p + 1) * in_stride));
-  }
-}
-
-DALLE_AVX512_LOOP void pack_edge(const uint16_t* even, const uint16_t* odd, uint16_t* out) {
-  alignas(64) static constexpr uint16_t kZeros[kPackColumns] = {};
-  store(out, pairs(even == nullptr ? kZeros : even, odd == nullptr ? kZeros : odd));
-}
-
 DALLE_AVX512_LOOP void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                                  int64_t out_columns) {
   for (int64_t r = 0; r < rows; r += 2) {
     const uint16_t* even = in + r * in_stride;
     uint16_t* to = out + r * out_columns;
     for (int64_t c = 0; c < columns; c += kPackColumns) store(to + 2 * c, pairs(even + c, even + in_stride + c));
+  }
+}
+
+DALLE_AVX512_LOOP void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out) {
+  alignas(64) static constexpr uint16_t kZeros[kPackColumns] = {};
+  for (int64_t c = 0; c < columns; c += kPackColumns) {
+    store(out + 2 * c, pairs(even == nullptr ? kZeros : even + c, odd == nullptr ? kZeros : odd + c));
   }
 }
 

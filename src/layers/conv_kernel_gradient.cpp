@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 
 #include "dalle/layers/bf16_pack.h"
 #include "dalle/layers/bf16_product.h"
@@ -42,6 +43,7 @@ class KernelGradient {
         kernel_(kernel),
         columns_(kernel * in_),
         tile_width_(tile_width(columns_)),
+        pack_width_(std::gcd(tile_width_, in_)),
         stretch_rows_(rows_of_a_stretch()),
         stretches_(pictures_ * (height_ / stretch_rows_)),
         chunk_(std::clamp<int64_t>(kChunkDepth / depth(), 1, stretches_)),
@@ -93,7 +95,7 @@ class KernelGradient {
   }
 
   void pack(int64_t first, int64_t count) {
-    const int64_t groups = columns_ / detail::kPackColumns;
+    const int64_t groups = columns_ / pack_width_;
     at::parallel_for(0, count * (1 + groups), 4, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t slot = task / (1 + groups), group = task % (1 + groups) - 1;
@@ -104,13 +106,13 @@ class KernelGradient {
           detail::transpose(grad_ + (picture * height_ + row) * width_ * out_, out_, depth(), out_, packed_grad(slot),
                             depth(), sums_.mutable_data_ptr<float>() + (first + slot) * out_);
         } else {
-          pack_x(slot, picture, row, group * detail::kPackColumns);
+          pack_x(slot, picture, row, group * pack_width_);
         }
       }
     });
   }
 
-  // 16 columns: one kx, 16 channels, all rows of the stretch and its margins.
+  // Some columns of a tile: one kx, some channels, all rows of the stretch and its margins.
   void pack_x(int64_t slot, int64_t picture, int64_t row, int64_t column) {
     const int64_t shift = column / in_ - margin(), in_tile = column % tile_width_;
     uint16_t* out = packed_x(slot, column - in_tile) + 2 * in_tile;
@@ -127,10 +129,11 @@ class KernelGradient {
                   before = shift < 0 ? (1 - shift) / 2 : 0;
     for (int64_t p = 0; p < width_ / 2; ++p) {
       if (p == before && pairs > 0) {
-        detail::pack_column_group(line + (2 * p + shift) * in_, in_, pairs, out + 2 * p * tile_width_, tile_width_);
+        detail::pack_rows(line + (2 * p + shift) * in_, in_, 2 * pairs, pack_width_, out + 2 * p * tile_width_,
+                          tile_width_);
         p += pairs - 1;
       } else {
-        detail::pack_edge(pixel(2 * p + shift), pixel(2 * p + 1 + shift), out + 2 * p * tile_width_);
+        detail::pack_edge(pixel(2 * p + shift), pixel(2 * p + 1 + shift), pack_width_, out + 2 * p * tile_width_);
       }
     }
   }
@@ -164,7 +167,7 @@ class KernelGradient {
 
   const uint16_t* grad_;
   const uint16_t* x_;
-  int64_t pictures_, height_, width_, in_, out_, kernel_, columns_, tile_width_;
+  int64_t pictures_, height_, width_, in_, out_, kernel_, columns_, tile_width_, pack_width_;
   int64_t stretch_rows_, stretches_, chunk_;
   bool adds_;
   Tensor gradient_, sums_;

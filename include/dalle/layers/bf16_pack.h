@@ -11,18 +11,14 @@ inline constexpr int64_t kPackColumns = 16;
 /// Transposes take this many elements of the dimension that becomes the inner one.
 inline constexpr int64_t kPackDepth = 32;
 
-/// One group of 16 columns: `pairs` pairs of rows -> out[p][2 c] = in[2 p][c], out[2 p][2 c + 1] = in[2 p + 1][c], each
-/// out_columns pairs after the last.
-void pack_column_group(const uint16_t* in, int64_t in_stride, int64_t pairs, uint16_t* out, int64_t out_columns);
-
-/// One pair of that; a null row counts as zeros.
-void pack_edge(const uint16_t* even, const uint16_t* odd, uint16_t* out);
-
 /// `rows` (a multiple of 2) rows of `columns` (of 16) -> pairs [rows / 2, out_columns, 2], of which `columns` are written.
 void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                int64_t out_columns);
 
-/// The same result from the transposed matrix, `columns` (of 16) rows of `rows` (of 32) elements.
+/// One pair of rows of that; a null row counts as zeros.
+void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out);
+
+/// What pack_rows() gives, from the transposed matrix, `columns` (of 16) rows of `rows` (of 32) elements.
 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                      int64_t out_columns);
 
