@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns of each config (5)")
     parser.add_argument("--bin", default="build/release/bin", help="where dalle-bench is")
     parser.add_argument("--relaxation-precision", choices=["f32", "bf16"], help="passed on to dalle-bench dvae-train")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     job = JOBS[options.job]
 
     def ours(config):
