@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -216,6 +217,44 @@ TEST(Relax, NanLogitsGiveNan) {
   EXPECT_TRUE(out.codes_BVHW.select(3, 1).isnan().all().item<bool>());
   EXPECT_TRUE(out.kl_BHW[0][0][1].isnan().item<bool>());
   EXPECT_FALSE(out.codes_BVHW.select(3, 0).isnan().any().item<bool>());
+}
+
+// The noise is made of the same bits on both; its logarithms, like all the rest, round differently. In f32 what counts is the
+// last place of a noisy logit of up to 16, over the temperature; in bf16 that of the codes, which the gradient is made of.
+TEST(Relax, TheGpuGivesTheCpusResult) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  const at::Device gpu(at::kCUDA, 0);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t vocab : {2, 17, 100, 8192}) {
+      for (const double temperature : {1.0, 0.0625}) {
+        const double tolerance = type == at::kFloat ? std::max(1e-5, 0x1p-20 / temperature) : 0x1p-7;
+        for (const bool straight_through : {false, true}) {
+          SCOPED_TRACE(dalle::str(type, " ", vocab, " ", temperature, " ", straight_through));
+          const Draws noise = draws(2, vocab, 3, 2);
+          const Tensor logits = (testing::random_tensor(vocab, {2, vocab, 3, 2}) * 3).to(type);
+          const auto on = [&](at::Device device) {
+            const Tensor leaf = logits.to(device, type, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
+            const Relaxation out = relax(leaf, noise.keys, temperature, straight_through);
+            const Tensor weight = testing::random_tensor(7, logits.sizes()).to(device, type);
+            const Tensor kl_weight = testing::random_tensor(8, out.kl_BHW.sizes()).to(device);
+            ((out.codes_BVHW * weight).sum() + (out.kl_BHW * kl_weight).sum()).backward();
+            return Outcome{out.codes_BVHW.detach().cpu(), out.kl_BHW.detach().cpu(), leaf.grad().cpu()};
+          };
+          const Outcome expected = on(at::kCPU), actual = on(gpu);
+          EXPECT_EQ(actual.codes.scalar_type(), type);
+          EXPECT_EQ(actual.kl.scalar_type(), at::kFloat);
+          EXPECT_EQ(actual.grad.scalar_type(), type);
+          if (straight_through) {
+            EXPECT_TRUE(at::equal(actual.codes, expected.codes));
+          } else {
+            EXPECT_TRUE(close_to(actual.codes, expected.codes, tolerance));
+          }
+          EXPECT_TRUE(close_to(actual.kl, expected.kl, 1e-5)) << "f32 for either type";
+          EXPECT_TRUE(close_to(actual.grad, expected.grad, tolerance));
+        }
+      }
+    }
+  }
 }
 
 TEST(Relax, RefusesAWrongNumberOfKeysAndOtherTypes) {
