@@ -1,6 +1,9 @@
 // import-weights and export-weights as a user calls them.
+#include "dalle/storage/safetensors.h"
+#include "dalle/storage/torch_file.h"
 #include "integration/tiny_pipeline.h"
 #include "support/golden.h"
+#include "support/tensor_matchers.h"
 
 namespace dalle::integration {
 namespace {
@@ -52,6 +55,45 @@ TEST(Weights, WhatIsExportedIsImportedAgain) {
     run_well("import-weights", {"openai-dvae", "--encoder", place.at(file), "--decoder", place.at(file), "--image-size",
                                 "32", "--out", place.at(out)});
     EXPECT_EQ(storage::load_checkpoint(place / out).identities.at("model"), identity) << file;
+  }
+}
+
+TEST(Weights, AVectorQuantisedModelIsExportedWithItsCodebook) {
+  const Workplace place("export-vq");
+  const std::string model =
+      "model:\n  image_size: 16\n  vocab_size: 16\n  hidden_dim: 8\n  num_groups: 3\n  num_blocks_per_group: 1\n"
+      "  decoder_init_dim: 8\n  quantizer: vq\n";
+  place.train_well("dvae", trainer_yaml(3, emoji("train.tar")) + model, "vq");
+  const auto checkpoint = storage::load_checkpoint(storage::resolve_checkpoint(place / "vq"));
+  for (const bool raw : {false, true}) {
+    const auto& expected = raw ? checkpoint.model : checkpoint.ema;
+    ASSERT_NE(storage::find_tensor(expected, "quantizer.codebook"), nullptr);
+    ASSERT_NE(storage::find_tensor(expected, "quantizer.count"), nullptr);
+    for (const std::string file : {"vq.safetensors", "vq.pt"}) {
+      SCOPED_TRACE(str(file, raw ? " raw" : ""));
+      const std::string out = str(raw ? "raw-" : "", file);
+      std::vector<std::string> arguments{place.at("vq"), "--out", place.at(out)};
+      if (raw) arguments.emplace_back("--raw-weights");
+      run_well("export-weights", arguments);
+      const auto tensors = file.ends_with(".pt") ? storage::read_torch_file(place / out).tensors
+                                                 : storage::read_safetensors(place / out).tensors;
+      ASSERT_EQ(tensors.size(), expected.size());
+      for (const auto& [name, tensor] : expected) {
+        const Tensor* read = storage::find_tensor(tensors, name);
+        ASSERT_NE(read, nullptr) << name;
+        EXPECT_TRUE(testing::bitwise_equal(*read, tensor)) << name;
+      }
+    }
+  }
+  // The safetensors file is a whole model: it codes and decodes as the run does.
+  for (const char* dvae : {"vq", "vq.safetensors"}) {
+    run_well("reconstruct", {picture(place), "--dvae", place.at(dvae), "--out", place.at(str("out-", dvae)),
+                             "--threads", "1", "--save-tokens"});
+  }
+  for (const auto& entry : fs::directory_iterator(place / "out-vq")) {
+    const fs::path name = entry.path().filename();
+    if (name.extension() != ".png") continue;
+    EXPECT_EQ(read_file(place / "out-vq.safetensors" / name), read_file(entry.path())) << name;
   }
 }
 
