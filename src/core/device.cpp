@@ -50,6 +50,11 @@ at::Device select_device(const std::string& name) {
   throw ConfigError(Problem{"--device", "auto, cpu, cuda or cuda:INDEX", "'" + name + "'", ""});
 }
 
+Tensor to_device(const Tensor& tensor, at::Device device) {
+  if (device.is_cpu() || !tensor.is_cpu()) return tensor.to(device);
+  return tensor.pin_memory().to(device, /*non_blocking=*/true);
+}
+
 void set_num_threads(int num_threads) {
   if (num_threads > 0) at::set_num_threads(num_threads);
 }

@@ -8,6 +8,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "dalle/core/device.h"
 #include "dalle/core/random_cuda.h"
 #include "dalle/core/vector_math.h"
 
@@ -130,7 +131,7 @@ Tensor random_keys_tensor(std::span<const RandomKey> keys, at::Device device) {
     data[2 * row] = static_cast<int64_t>(keys[row].seed);
     data[2 * row + 1] = static_cast<int64_t>(keys[row].stream);
   }
-  return host.to(device);
+  return to_device(host, device);
 }
 
 RandomKey random_key(uint64_t seed, Purpose purpose, uint64_t a, uint64_t b) {

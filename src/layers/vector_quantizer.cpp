@@ -62,14 +62,22 @@ void VectorQuantizer::gather(const Tensor& x_BDHW, const Tensor& codes_BHW, Code
 void VectorQuantizer::update(const CodebookEvidence& evidence, const CodebookUpdate& options) {
   const c10::NoGradGuard no_grad;
   const double rate = 1 - options.decay;
-  count.tensor.mul_(options.decay).add_(evidence.counts_V, rate);
+  Tensor count_V = (count.tensor * options.decay).add_(evidence.counts_V, rate);
   const Tensor hits_V1 = evidence.counts_V.unsqueeze(1);
   const Tensor pull = evidence.sums_VD - hits_V1 * codebook.tensor;  // 0 for a code without hits, whose count may be 0
-  codebook.tensor.add_(pull / count.tensor.unsqueeze(1).clamp_min(1e-30), rate);
-  if (options.restart_share <= 0) return;
-  const Tensor dead_V = count.tensor < options.restart_share * options.fair_count;
-  codebook.tensor.copy_(at::where(dead_V.unsqueeze(1), evidence.replacements_VD, codebook.tensor));
-  count.tensor.masked_fill_(dead_V, options.fair_count);
+  Tensor codebook_VD = codebook.tensor.add(pull / count_V.unsqueeze(1).clamp_min(1e-30), rate);
+  if (options.restart_share > 0) {
+    const Tensor dead_V = count_V < options.restart_share * options.fair_count;
+    codebook_VD = at::where(dead_V.unsqueeze(1), evidence.replacements_VD, codebook_VD);
+    count_V.masked_fill_(dead_V, options.fair_count);
+  }
+  if (options.skip.defined()) {
+    const Tensor skip = options.skip.to(at::kBool);
+    codebook_VD = at::where(skip, codebook.tensor, codebook_VD);
+    count_V = at::where(skip, count.tensor, count_V);
+  }
+  codebook.tensor.copy_(codebook_VD);
+  count.tensor.copy_(count_V);
 }
 
 }  // namespace dalle::layers

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
 #include "dalle/layers/attention_mask.h"
@@ -85,9 +86,8 @@ Tensor Clip::encode_image(const Tensor& pixels_B3HW, layers::BlockRunner& runner
   TORCH_CHECK_VALUE(
       pixels_B3HW.dim() == 4 && pixels_B3HW.size(1) == 3 && pixels_B3HW.size(2) == size && pixels_B3HW.size(3) == size,
       "[clip] expected pixels [B, 3, ", size, ", ", size, "], got ", pixels_B3HW.sizes());
-  const auto options = pixels_B3HW.options().dtype(at::kFloat);
-  const Tensor mean = at::tensor(at::ArrayRef<float>(kMean), options).view({1, 3, 1, 1});
-  const Tensor std = at::tensor(at::ArrayRef<float>(kStd), options).view({1, 3, 1, 1});
+  const Tensor mean = to_device(at::tensor(at::ArrayRef<float>(kMean)).view({1, 3, 1, 1}), pixels_B3HW.device());
+  const Tensor std = to_device(at::tensor(at::ArrayRef<float>(kStd)).view({1, 3, 1, 1}), pixels_B3HW.device());
   const Tensor normalised = (pixels_B3HW - mean) / std;
   const Tensor patches_BDHW =
       at::conv2d(normalised.to(compute_dtype_), conv1_weight.tensor.to(compute_dtype_), {}, config_.patch_size);
@@ -105,7 +105,7 @@ Tensor Clip::encode_text(const Tensor& ids_BT, layers::BlockRunner& runner) cons
   TORCH_CHECK_VALUE(ids_BT.dim() == 2 && ids_BT.size(1) == length, "[clip] expected text ids [B, ", length, "], got ",
                     ids_BT.sizes());
   const Tensor x_BLD = token_embedding.forward(ids_BT) + positional_embedding.tensor;
-  const Tensor bias = layers::mask_to_bias(layers::causal_mask(length), compute_dtype_).to(ids_BT.device());
+  const Tensor bias = to_device(layers::mask_to_bias(layers::causal_mask(length), compute_dtype_), ids_BT.device());
   const auto attend = layers::dense_attention(bias);
   const Tensor out = ln_final.forward(transformer.forward(
       x_BLD, [&](int64_t) { return attend; }, runner, /*first_layer=*/config_.vision_layers));

@@ -58,8 +58,12 @@ void AdamWConfig::validate(const std::string& place) const {
 
 AdamW::AdamW(std::vector<layers::NamedParameter> parameters, const AdamWConfig& config) : config_(config) {
   config.validate("AdamW");
+  const auto device = parameters.empty() ? at::Device(at::kCPU) : parameters.front().parameter->tensor.device();
+  steps_ = at::zeros({}, at::TensorOptions(at::kLong).device(device));
   for (auto& parameter : parameters) slots_.push_back({std::move(parameter), {}, {}, {}});
 }
+
+int64_t AdamW::steps() const { return steps_.item<int64_t>(); }
 
 void AdamW::allocate(Slot& slot) const {
   const Tensor like = slot.parameter.parameter->tensor.detach();
@@ -68,7 +72,7 @@ void AdamW::allocate(Slot& slot) const {
   slot.step = at::zeros({}, like.options().dtype(at::kFloat));
 }
 
-void AdamW::update(bool decays, double weight_decay, double lr) {
+void AdamW::update(bool decays, double weight_decay, double lr, const Tensor& skip) {
   std::vector<Tensor> weights, gradients, means, squares, steps;
   for (auto& slot : slots_) {
     const Tensor& weight = slot.parameter.parameter->tensor;
@@ -81,16 +85,22 @@ void AdamW::update(bool decays, double weight_decay, double lr) {
     steps.push_back(slot.step);
   }
   if (weights.empty()) return;
-  at::_foreach_add_(steps, 1);
+  // The kernel returns before it writes anything where found_inf is 1; the counts are the caller's.
+  if (skip.defined()) {
+    at::_foreach_add_(steps, 1 - skip);
+  } else {
+    at::_foreach_add_(steps, 1);
+  }
   at::_fused_adamw_(weights, gradients, means, squares, {}, steps, lr, config_.beta1, config_.beta2, weight_decay,
-                    config_.eps, /*amsgrad=*/false, /*maximize=*/false);
+                    config_.eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{},
+                    skip.defined() ? std::optional(skip) : std::nullopt);
 }
 
-void AdamW::step(double lr) {
+void AdamW::step(double lr, const Tensor& skip) {
   const c10::NoGradGuard no_grad;
-  ++steps_;
-  update(true, config_.weight_decay, lr);
-  update(false, 0, lr);
+  steps_.add_(skip.defined() ? (1 - skip).to(at::kLong) : at::ones_like(steps_));
+  update(true, config_.weight_decay, lr, skip);
+  update(false, 0, lr, skip);
 }
 
 void AdamW::zero_grad() {
@@ -98,7 +108,7 @@ void AdamW::zero_grad() {
 }
 
 std::vector<storage::NamedTensor> AdamW::state() const {
-  std::vector<storage::NamedTensor> state{{"steps", at::scalar_tensor(steps_, at::kLong)}};
+  std::vector<storage::NamedTensor> state{{"steps", steps_.clone()}};
   for (const auto& slot : slots_) {
     if (!slot.exp_avg.defined()) continue;
     const std::string& name = slot.parameter.name;
@@ -111,7 +121,8 @@ std::vector<storage::NamedTensor> AdamW::state() const {
 
 void AdamW::load_state(const std::vector<storage::NamedTensor>& state) {
   const c10::NoGradGuard no_grad;
-  const int64_t steps = require_with_shape(state, "steps", {}).item<int64_t>();
+  const Tensor steps =
+      require_with_shape(state, "steps", {}).to(steps_.options(), /*non_blocking=*/false, /*copy=*/true);
   std::vector<Slot> loaded = slots_;
   std::set<std::string> used{"steps"};
   for (auto& slot : loaded) {

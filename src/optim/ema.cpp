@@ -15,13 +15,15 @@ Ema::Ema(std::vector<layers::NamedParameter> parameters, double decay, int64_t e
   for (const auto& [name, parameter] : parameters_) averages_.push_back(parameter->tensor.detach().clone());
 }
 
-void Ema::update(int64_t step) {
+void Ema::update(int64_t step, const Tensor& skip) {
   TORCH_INTERNAL_ASSERT(!swapped_, "EMA update while the model holds the averages");
   if (step % every_ != 0) return;
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> weights;
   for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor.detach());
-  at::_foreach_lerp_(averages_, weights, 1 - decay_);
+  if (!skip.defined()) return at::_foreach_lerp_(averages_, weights, 1 - decay_);
+  const Tensor rate = (1 - skip) * (1 - decay_);  // the foreach operation takes numbers of the host only
+  for (size_t i = 0; i < averages_.size(); ++i) averages_[i].lerp_(weights[i], rate);
 }
 
 std::vector<storage::NamedTensor> Ema::tensors() const {

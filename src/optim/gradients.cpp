@@ -41,12 +41,18 @@ size_t end_of(const std::string& name, size_t begin) { return std::min(name.find
 
 }  // namespace
 
-Tensor global_norm(const std::vector<layers::NamedParameter>& parameters) {
+GradientNorms gradient_norms(const std::vector<layers::NamedParameter>& parameters) {
   const c10::NoGradGuard no_grad;
-  const Gradients gradients = collect(parameters);
-  if (gradients.tensors.empty()) return at::zeros({}, options_of(parameters));
-  return norms_of(gradients.tensors).square().sum().sqrt().to(at::kFloat);
+  Gradients gradients = collect(parameters);
+  if (gradients.tensors.empty()) return {{}, at::zeros({0}, options_of(parameters).dtype(at::kDouble))};
+  return {std::move(gradients.names), norms_of(gradients.tensors)};
 }
+
+Tensor global_norm(const std::vector<layers::NamedParameter>& parameters) {
+  return global_norm(gradient_norms(parameters));
+}
+
+Tensor global_norm(const GradientNorms& norms) { return norms.norms_P.square().sum().sqrt().to(at::kFloat); }
 
 Tensor clip_by_global_norm(const std::vector<layers::NamedParameter>& parameters, double max_norm) {
   const Tensor norm = global_norm(parameters);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
 #include "dalle/evaluation/retrieval.h"
@@ -88,12 +89,12 @@ PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext& context) {
       if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
     }
     if (!chosen.empty()) {
-      const Tensor rows = at::tensor(chosen, at::kLong).to(device_);
+      const Tensor rows = to_device(at::tensor(chosen, at::kLong), device_);
       const Tensor seen = dvae_->model->decode(dvae_->model->encode(prepared.pixels.index_select(0, rows)));
       prepared.pixels.index_copy_(0, rows, seen.contiguous());
     }
   }
-  batch.caption_ids = batch.caption_ids.to(device_);
+  batch.caption_ids = to_device(batch.caption_ids, device_);
   prepared.batch = std::move(batch);
   return prepared;
 }

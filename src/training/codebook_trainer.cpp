@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "dalle/core/device.h"
 #include "dalle/core/random.h"
 #include "dalle/layers/channels_last.h"
 
@@ -28,7 +29,7 @@ void CodebookTrainer::choose_replacements(const Tensor& vectors_BDHW, const std:
   for (size_t i = 0; i < positions.size(); ++i) {
     row_of[static_cast<size_t>(positions[i] % batch_size_)] = static_cast<int64_t>(i);
   }
-  const Tensor rows = at::tensor(row_of, at::kLong).to(picks_.device());
+  const Tensor rows = to_device(at::tensor(row_of, at::kLong), picks_.device());
   const Tensor picture_V = rows.index_select(0, picks_.div(cells_, "floor"));
   const Tensor vectors_ND = layers::channel_rows(vectors_BDHW);
   const Tensor picked_VD = vectors_ND.index_select(0, picture_V.clamp_min(0) * cells_ + picks_.remainder(cells_));
@@ -43,14 +44,16 @@ void CodebookTrainer::add(const layers::VectorQuantizer& quantizer, const Tensor
   if (config_.restart_share > 0) choose_replacements(vectors_BDHW, positions);
 }
 
-void CodebookTrainer::update(layers::VectorQuantizer& quantizer, distributed::Communicator& communicator) {
+void CodebookTrainer::update(layers::VectorQuantizer& quantizer, distributed::Communicator& communicator,
+                             const Tensor& skip) {
   for (Tensor* share : {&evidence_.counts_V, &evidence_.sums_VD, &evidence_.replacements_VD}) {
     if (communicator.world_size() > 1) communicator.all_reduce_sum(*share);
   }
   const double vocab = static_cast<double>(quantizer.count.tensor.size(0));
   quantizer.update(evidence_, {.decay = config_.codebook_decay,
                                .restart_share = config_.restart_share,
-                               .fair_count = static_cast<double>(batch_size_ * cells_) / vocab});
+                               .fair_count = static_cast<double>(batch_size_ * cells_) / vocab,
+                               .skip = skip});
   step_ = -1;
 }
 

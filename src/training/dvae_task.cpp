@@ -128,8 +128,8 @@ StepOutput DvaeTask::quantized_step(const PreparedBatch& batch, const StepContex
           .metrics = {{"nll", nll}, {"commitment", commitment}}};
 }
 
-void DvaeTask::after_update(distributed::Communicator& communicator) {
-  if (codebook_) codebook_->update(*model_.quantizer, communicator);
+void DvaeTask::after_update(distributed::Communicator& communicator, const Tensor& skip) {
+  if (codebook_) codebook_->update(*model_.quantizer, communicator, skip);
 }
 
 Metrics DvaeTask::batch_values() {

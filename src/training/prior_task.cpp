@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
@@ -95,7 +96,7 @@ std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_si
 }
 
 Tensor PriorTask::image_tokens(const data::Batch& batch) const {
-  if (batch.codes.defined()) return batch.codes.to(device_);
+  if (batch.codes.defined()) return to_device(batch.codes, device_);
   return dvae().encode(to_unit_range(batch.images, device_)).flatten(1);
 }
 
@@ -104,14 +105,14 @@ PreparedBatch PriorTask::prepare(data::Batch batch, const StepContext&) {
   PreparedBatch prepared;
   prepared.tokens_BI = image_tokens(batch);
   if (batch.images.defined()) prepared.pixels = to_unit_range(batch.images, device_);
-  batch.caption_ids = batch.caption_ids.to(device_);
+  prepared.num_text_targets = (model_.text_targets(batch.caption_ids) >= 0).sum().item<int64_t>();
+  batch.caption_ids = to_device(batch.caption_ids, device_);
   prepared.batch = std::move(batch);
   return prepared;
 }
 
 std::vector<double> PriorTask::counts(const PreparedBatch& batch) const {
-  const double text = static_cast<double>((model_.text_targets(batch.batch.caption_ids) >= 0).sum().item<int64_t>());
-  return {text, static_cast<double>(batch.tokens_BI.numel())};
+  return {static_cast<double>(batch.num_text_targets), static_cast<double>(batch.tokens_BI.numel())};
 }
 
 StepOutput PriorTask::training_step(const PreparedBatch& batch, const StepContext& context) {

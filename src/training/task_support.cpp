@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
@@ -35,7 +36,7 @@ RandomKey bpe_dropout_key(const TrainerConfig& trainer, const data::SampleVisit&
                     static_cast<uint64_t>(visit.epoch));
 }
 
-Tensor to_unit_range(const Tensor& u8, at::Device device) { return u8.to(device).to(at::kFloat).div_(255); }
+Tensor to_unit_range(const Tensor& u8, at::Device device) { return to_device(u8, device).to(at::kFloat).div_(255); }
 
 Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const std::string& title,
                       const std::function<std::string(size_t)>& label) {

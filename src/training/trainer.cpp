@@ -49,7 +49,8 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       parameters_(ready_parameters(setup_, task)),
       optimizer_(parameters_, setup_.optimizer),
       learning_rate_(setup_.learning_rate),
-      health_(setup_.trainer.health, task.health_rules()) {
+      health_(setup_.trainer.health, task.health_rules()),
+      finite_check_(setup_.finite_check_delay.value_or(FiniteCheck::default_delay(task.device()))) {
   const auto& trainer = setup_.trainer;
   if (learning_rate_.watches_validation() && trainer.validation_interval_steps == 0) {
     throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
@@ -170,17 +171,17 @@ void Trainer::train_step() {
   accumulate(batches, context);
   reduce_gradients();
 
-  const Tensor norm = optim::global_norm(parameters_);
+  optim::GradientNorms norms = optim::gradient_norms(parameters_);
+  const Tensor norm = optim::global_norm(norms);
+  const Tensor skip = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
+  while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
   const double learning_rate = learning_rate_.at(step_);
   const auto halving = learning_rate_.listed_halving(step_);
-  const bool updates = check_finite(batches, norm);
-  if (updates) {
-    if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
-    optimizer_.step(learning_rate);
-    task_.after_update(communicator_);
-  }
+  if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
+  optimizer_.step(learning_rate, skip);
+  task_.after_update(communicator_, skip);
   ++step_;
-  if (ema_ && updates) ema_->update(step_);
+  if (ema_) ema_->update(step_, skip);
   if (halving) record_schedule(*halving);
   throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
   if (context.is_logged) log_step(learning_rate, norm);

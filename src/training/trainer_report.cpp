@@ -14,6 +14,7 @@
 namespace dalle::training {
 
 void Trainer::log_step(double learning_rate, const Tensor& norm) {
+  settle_updates();
   NamedValues values;
   cli::StatusUpdate update{.step = step_};
   for (const auto& [name, value] : step_metrics_) {
@@ -39,7 +40,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   if (update.mfu) values.emplace_back("mfu", *update.mfu);
   values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
   if (num_captions_ > 0) values.emplace_back("truncated_captions", static_cast<double>(num_truncated_captions_));
-  values.emplace_back("skipped_updates", static_cast<double>(nonfinite_total_));
+  values.emplace_back("skipped_updates", static_cast<double>(finite_check_.total()));
   values.emplace_back("grad_norm", norm.item<double>());
   for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
     values.emplace_back("grad_norm/" + block, block_norm);
@@ -98,6 +99,7 @@ void Trainer::report_speed() {
 void Trainer::validate_and_preview(bool validate, bool preview) {
   if (validate) report_speed();
   preview = preview || (validate && task_.previews_with_validation());
+  if (validate || preview) settle_updates();
   if (communicator_.rank() != 0 || !(validate || preview)) return;
   const c10::NoGradGuard no_grad;
   std::optional<optim::EmaScope> scope;

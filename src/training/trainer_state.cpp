@@ -12,6 +12,11 @@
 namespace dalle::training {
 
 void Trainer::save() {
+  settle_updates();
+  write_checkpoint();
+}
+
+void Trainer::write_checkpoint() {
   if (saved_step_ == step_ || communicator_.rank() != 0) return;
   storage::Checkpoint checkpoint;
   checkpoint.kind = task_.kind();
@@ -28,7 +33,7 @@ void Trainer::save() {
   if (ema_) checkpoint.identities["ema"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.ema);
   checkpoint.scalars["learning_rate"] = learning_rate_.at(step_);
   for (const auto& [name, value] : learning_rate_.state()) checkpoint.scalars[name] = value;
-  checkpoint.scalars["skipped_updates"] = static_cast<double>(nonfinite_total_);
+  checkpoint.scalars["skipped_updates"] = static_cast<double>(finite_check_.total());
   if (num_captions_ > 0) {
     checkpoint.scalars["captions"] = static_cast<double>(num_captions_);
     checkpoint.scalars["truncated_captions"] = static_cast<double>(num_truncated_captions_);
@@ -72,13 +77,13 @@ void Trainer::restore() {
   resumed_config_ = checkpoint.config_yaml;
   step_ = checkpoint.step;
   saved_step_ = step_;
-  const auto restore_count = [&](const char* name, int64_t& count) {
+  const auto saved_count = [&](const char* name) {
     const auto saved = checkpoint.scalars.find(name);
-    if (saved != checkpoint.scalars.end()) count = static_cast<int64_t>(saved->second);
+    return saved == checkpoint.scalars.end() ? int64_t{0} : static_cast<int64_t>(saved->second);
   };
-  restore_count("skipped_updates", nonfinite_total_);
-  restore_count("captions", num_captions_);
-  restore_count("truncated_captions", num_truncated_captions_);
+  finite_check_.set_total(saved_count("skipped_updates"));
+  num_captions_ = saved_count("captions");
+  num_truncated_captions_ = saved_count("truncated_captions");
 }
 
 void Trainer::initialize_from(const std::filesystem::path& given) {

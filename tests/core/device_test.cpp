@@ -1,5 +1,6 @@
 #include "dalle/core/device.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
@@ -40,6 +41,15 @@ TEST(Device, BadCudaIndicesAreConfigErrors) {
   if (!at::hasCUDA()) {
     EXPECT_THAT(refusal("cuda"), HasSubstr("no CUDA"));
   }
+}
+
+TEST(Device, TensorsReachTheDevice) {
+  const Tensor host = at::arange(6, at::kLong).view({2, 3}).t();
+  EXPECT_TRUE(to_device(host, at::kCPU).is_same(host)) << "no copy where none is needed";
+  if (!at::hasCUDA()) return;
+  const Tensor moved = to_device(host, at::Device(at::kCUDA, 0));
+  EXPECT_TRUE(moved.is_cuda());
+  EXPECT_TRUE(at::equal(moved.cpu(), host));
 }
 
 TEST(Device, ThreadsAreSetAndZeroKeepsThem) {

@@ -102,6 +102,44 @@ TEST(AdamW, FrozenParametersAreLeftAloneAndCostNoState) {
   EXPECT_EQ(optimizer.state().size(), 4u);  // steps and three tensors of the matrix
 }
 
+TEST(AdamW, ASkippedStepChangesNoBit) {
+  TestModel model;
+  AdamW optimizer(model.named_parameters(), kConfig);
+  const auto everything = [&] {
+    std::vector<Tensor> tensors;
+    for (const auto& [name, parameter] : model.named_parameters())
+      tensors.push_back(parameter->tensor.detach().clone());
+    for (const auto& [name, tensor] : optimizer.state()) tensors.push_back(tensor.clone());
+    return tensors;
+  };
+  set_gradients(model, 1);
+  optimizer.step(1e-2, at::zeros({}));
+  const auto before = everything();
+  set_gradients(model, 2);
+  model.kernel.tensor.mutable_grad().fill_(NAN);
+  optimizer.step(1e-2, at::ones({}));
+  const auto after = everything();
+  ASSERT_EQ(after.size(), before.size());
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(bitwise_equal(after[i], before[i])) << i;
+  EXPECT_EQ(optimizer.steps(), 1);
+}
+
+TEST(AdamW, AStepThatIsNotSkippedIsAnOrdinaryOne) {
+  TestModel plain, flagged;
+  AdamW first(plain.named_parameters(), kConfig), second(flagged.named_parameters(), kConfig);
+  for (uint64_t step = 0; step < 3; ++step) {
+    set_gradients(plain, step);
+    set_gradients(flagged, step);
+    first.step(1e-2);
+    second.step(1e-2, at::zeros({}));
+  }
+  EXPECT_TRUE(bitwise_equal(flagged.kernel.tensor, plain.kernel.tensor));
+  EXPECT_TRUE(bitwise_equal(flagged.bias.tensor, plain.bias.tensor));
+  const auto expected = first.state(), actual = second.state();
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(bitwise_equal(actual[i].tensor, expected[i].tensor));
+}
+
 TEST(AdamW, ZeroGradDropsGradients) {
   TestModel model;
   set_gradients(model, 1);

@@ -26,6 +26,20 @@ TEST(Ema, FollowsTheFormula) {
   EXPECT_TRUE(testing::close_to(*storage::find_tensor(ema.tensors(), "kernel"), expected, 1e-6));
 }
 
+TEST(Ema, AFlagSkipsAnUpdate) {
+  TestModel plain, flagged;
+  Ema expected(plain.named_parameters(), 0.9), actual(flagged.named_parameters(), 0.9);
+  for (int64_t step = 1; step <= 4; ++step) {
+    add_to_all(plain, 0.1);
+    add_to_all(flagged, 0.1);
+    if (step != 3) expected.update(step);
+    actual.update(step, step == 3 ? at::ones({}) : at::zeros({}));
+  }
+  for (size_t i = 0; i < expected.tensors().size(); ++i) {
+    EXPECT_TRUE(bitwise_equal(actual.tensors()[i].tensor, expected.tensors()[i].tensor)) << expected.tensors()[i].name;
+  }
+}
+
 TEST(Ema, ActsOnEveryTwentyFifthUpdateOnly) {
   TestModel model;
   Ema ema(model.named_parameters(), 0.99, 25);

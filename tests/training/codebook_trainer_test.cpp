@@ -86,11 +86,17 @@ TEST(CodebookTrainer, AnotherStepRestartsElsewhere) {
 TEST(CodebookTrainer, ASkippedUpdateLeavesNothingBehind) {
   Book book, straight;
   CodebookTrainer trainer(kConfig, 7, kBatch, kCells), other(kConfig, 7, kBatch, kCells);
+  update_once(book, trainer, batch_of(2), 0, kBatch);
+  update_once(straight, other, batch_of(2), 0, kBatch);
   const Tensor bad = batch_of(1) * NAN;
-  trainer.add(book.quantizer, bad, book.quantizer.nearest(bad), {0, 1, 2, 3, 4, 5}, 0);  // and no update()
-  update_once(book, trainer, batch_of(2), 1, kBatch);
-  update_once(straight, other, batch_of(2), 1, kBatch);
-  EXPECT_TRUE(at::equal(book.quantizer.codebook.tensor, straight.quantizer.codebook.tensor));
+  trainer.add(book.quantizer, bad, book.quantizer.nearest(bad), {0, 1, 2, 3, 4, 5}, 1);
+  trainer.update(book.quantizer, *distributed::make_singleton(), at::ones({}));
+  EXPECT_TRUE(testing::bitwise_equal(book.quantizer.codebook.tensor, straight.quantizer.codebook.tensor));
+  EXPECT_TRUE(testing::bitwise_equal(book.quantizer.count.tensor, straight.quantizer.count.tensor));
+  update_once(book, trainer, batch_of(3), 2, kBatch);
+  update_once(straight, other, batch_of(3), 2, kBatch);
+  EXPECT_TRUE(testing::bitwise_equal(book.quantizer.codebook.tensor, straight.quantizer.codebook.tensor));
+  EXPECT_TRUE(testing::bitwise_equal(book.quantizer.count.tensor, straight.quantizer.count.tensor));
 }
 
 TEST(CodebookTrainer, WithoutRestartsOnlyUsedCodesMove) {

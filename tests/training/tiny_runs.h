@@ -177,10 +177,12 @@ TrainerSetup setup_of(const Config& config, bool resume = false) {
 
 /// Trains `task` in the run directory `root`; what Trainer::run returns.
 template <class Config>
-bool train_task(TrainingTask& task, const Config& config, const fs::path& root, bool resume = false) {
+bool train_task(TrainingTask& task, const Config& config, const fs::path& root, bool resume = false,
+                std::optional<int64_t> finite_check_delay = {}) {
   set_console_level(LogLevel::kError);
   const auto communicator = distributed::make_singleton();
   auto setup = setup_of(config, resume);
+  setup.finite_check_delay = finite_check_delay;
   const std::string yaml = setup.resolved_config;
   Trainer trainer(std::move(setup), task, *communicator);
   RunDirectory run = resume ? RunDirectory::open(root) : RunDirectory::create(root, yaml);
@@ -225,7 +227,9 @@ class WatchedTask : public TrainingTask {
     return task_.prepare(std::move(batch), context);
   }
   std::vector<double> counts(const PreparedBatch& batch) const override { return task_.counts(batch); }
-  void after_update(distributed::Communicator& communicator) override { task_.after_update(communicator); }
+  void after_update(distributed::Communicator& communicator, const Tensor& skip) override {
+    task_.after_update(communicator, skip);
+  }
   Metrics batch_values() override { return task_.batch_values(); }
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }

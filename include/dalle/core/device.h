@@ -11,6 +11,10 @@ namespace dalle {
 /// Throws ConfigError for anything else and for devices that this build or machine lacks.
 at::Device select_device(const std::string& name);
 
+/// A tensor of the host on `device`. On a GPU the copy goes through pinned memory and is only queued: unlike Tensor::to it
+/// does not wait for the work before it. What is on another device already is copied as `to` does.
+Tensor to_device(const Tensor& tensor, at::Device device);
+
 /// Number of threads for intra-operator work; 0 keeps the default (OMP_NUM_THREADS or one per core).
 void set_num_threads(int num_threads);
 

@@ -33,6 +33,7 @@ struct CodebookUpdate {
   double decay = 0.99;
   double restart_share = 0;  // codes whose running count is below this share of fair_count are restarted; 0: never
   double fair_count = 0;     // vectors of an update per code, were all used alike
+  Tensor skip;               // f32 scalar on the codebook's device: 1 leaves everything as it is; undefined: 0
 };
 
 struct VectorQuantizer : Module {

@@ -35,12 +35,13 @@ class AdamW {
  public:
   AdamW(std::vector<layers::NamedParameter> parameters, const AdamWConfig& config);
 
-  /// One update of every parameter that has a gradient. No synchronisation with the device.
-  void step(double lr);
+  /// One update of every parameter that has a gradient. With `skip`, an f32 scalar on the parameters' device, 1 makes this
+  /// a step that changes no weight, moment or count, and 0 an ordinary one. No synchronisation with the device.
+  void step(double lr, const Tensor& skip = {});
   /// Drops all gradients.
   void zero_grad();
-  /// Calls of step() so far.
-  int64_t steps() const { return steps_; }
+  /// Calls of step() so far that were not skipped. Waits for the device.
+  int64_t steps() const;
 
   /// "steps" (i64), and per updated parameter "NAME.exp_avg", "NAME.exp_avg_sq" and "NAME.step" (i64). The moments share
   /// memory with the optimizer: write them out before the next step.
@@ -57,11 +58,11 @@ class AdamW {
     Tensor step;  // f32 scalar on the parameter's device: updates of this parameter
   };
   void allocate(Slot& slot) const;
-  void update(bool decays, double weight_decay, double lr);
+  void update(bool decays, double weight_decay, double lr, const Tensor& skip);
 
   std::vector<Slot> slots_;
   AdamWConfig config_;
-  int64_t steps_ = 0;
+  Tensor steps_;  // i64 scalar on the parameters' device
 };
 
 }  // namespace dalle::optim

@@ -17,8 +17,9 @@ class Ema {
   Ema(std::vector<layers::NamedParameter> parameters, double decay, int64_t every = 1);
 
   /// Call once after each optimizer update; `step` is the number of updates done, from 1. Acts where it is a multiple of
-  /// `every`: average = decay * average + (1 - decay) * weight.
-  void update(int64_t step);
+  /// `every`: average = decay * average + (1 - decay) * weight. With `skip`, an f32 scalar on the parameters' device, 1
+  /// leaves the averages as they are (but for the sign of a zero). No synchronisation with the device.
+  void update(int64_t step, const Tensor& skip = {});
 
   /// The averages by parameter name, sharing memory with this.
   std::vector<storage::NamedTensor> tensors() const;

@@ -9,9 +9,17 @@
 
 namespace dalle::optim {
 
+/// L2 norms of the gradients that there are.
+struct GradientNorms {
+  std::vector<std::string> names;  // of the parameters
+  Tensor norms_P;                  // f64 [names], on the parameters' device: f32 norms
+};
+GradientNorms gradient_norms(const std::vector<layers::NamedParameter>& parameters);
+
 /// L2 norm over all gradients, an f32 scalar on the parameters' device: f32 norms per tensor, added up in f64. 0 where
 /// there is no gradient.
 Tensor global_norm(const std::vector<layers::NamedParameter>& parameters);
+Tensor global_norm(const GradientNorms& norms);
 
 /// Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does. Returns the norm
 /// before clipping.

@@ -16,11 +16,11 @@ class CodebookTrainer {
   /// `batch_size`: pictures of an update; `cells`: positions of a picture.
   CodebookTrainer(const VectorQuantizerConfig& config, uint64_t seed, int64_t batch_size, int64_t cells);
 
-  /// A micro-batch of update `step`; the first of a step drops what an update that was skipped has left behind.
+  /// A micro-batch of update `step`; the first of a step drops what a step without an update has left behind.
   void add(const layers::VectorQuantizer& quantizer, const Tensor& vectors_BDHW, const Tensor& codes_BHW,
            const std::vector<int64_t>& positions, int64_t step);
-  /// Sums over ranks and moves the codebook.
-  void update(layers::VectorQuantizer& quantizer, distributed::Communicator& communicator);
+  /// Sums over ranks and moves the codebook, unless `skip` (f32 scalar on its device) is 1.
+  void update(layers::VectorQuantizer& quantizer, distributed::Communicator& communicator, const Tensor& skip = {});
 
  private:
   void begin(const layers::VectorQuantizer& quantizer, int64_t step);

@@ -27,7 +27,7 @@ class DvaeTask : public TrainingTask {
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
-  void after_update(distributed::Communicator& communicator) override;
+  void after_update(distributed::Communicator& communicator, const Tensor& skip) override;
   Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
   Metrics evaluate(int64_t step) override;

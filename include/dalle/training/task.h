@@ -43,8 +43,9 @@ struct TrainingCost {
 /// A micro-batch after what needs no gradient (device transfer, encoding by a frozen dVAE) has been done.
 struct PreparedBatch {
   data::Batch batch;
-  Tensor pixels;     // f32 [B, 3, S, S] in [0, 1]
-  Tensor tokens_BI;  // prior: image tokens
+  Tensor pixels;                 // f32 [B, 3, S, S] in [0, 1]
+  Tensor tokens_BI;              // prior: image tokens
+  int64_t num_text_targets = 0;  // prior: text positions with a loss, counted while the captions were on the host
 };
 
 struct Sheet {
@@ -63,12 +64,13 @@ class TrainingTask {
   /// Opens the training data from a global sample position on.
   virtual std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;
   virtual PreparedBatch prepare(data::Batch batch, const StepContext& context) = 0;
-  /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward.
+  /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward. Must not wait
+  /// for the device, as nothing in a step may.
   virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
   virtual StepOutput training_step(const PreparedBatch& batch, const StepContext& context) = 0;
-  /// After an update of the weights was done and before it is averaged: moves what no gradient moves (a codebook). Not
-  /// called for an update that was skipped.
-  virtual void after_update(distributed::Communicator& /*communicator*/) {}
+  /// After each update of the weights and before it is averaged: moves what no gradient moves (a codebook), unless `skip`,
+  /// an f32 scalar on the task's device that the host has not read, is 1: then the update was skipped.
+  virtual void after_update(distributed::Communicator& /*communicator*/, const Tensor& /*skip*/) {}
   /// Values of the last step's whole batch that are not sums over its parts; asked for after steps with is_logged.
   virtual Metrics batch_values() { return {}; }
   /// Values that the schedules of this stage have at `step`, for the log (temperature, kl weight).

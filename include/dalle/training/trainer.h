@@ -16,6 +16,7 @@
 #include "dalle/optim/ema.h"
 #include "dalle/optim/schedule.h"
 #include "dalle/training/config.h"
+#include "dalle/training/finite_check.h"
 #include "dalle/training/health.h"
 #include "dalle/training/learning_rate.h"
 #include "dalle/training/metrics.h"
@@ -33,6 +34,8 @@ struct TrainerSetup {
   bool resume = false;
   std::filesystem::path checkpoint;  // to resume from; empty: the latest good one
   double matrix_speed = 0;           // measured FLOP/s that utilisation is a share of; 0: not reported
+  // Steps by which the host lags behind in learning of skipped updates; unset: as the device needs.
+  std::optional<int64_t> finite_check_delay;
 };
 
 class Trainer {
@@ -58,10 +61,12 @@ class Trainer {
   void train_step();
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
   void reduce_gradients();
-  bool check_finite(const std::vector<PreparedBatch>& batches, const Tensor& norm);
-  /// The place of the first bad numbers of this step: loss parts, parameters and batch keys.
-  std::string nonfinite_report(const std::vector<PreparedBatch>& batches) const;
-  void raise(const HealthEvent& event);
+  UpdateNumbers update_numbers(const std::vector<PreparedBatch>& batches, optim::GradientNorms gradients) const;
+  /// Counts and reports every skipped update before step_. To be called before anything that shows or saves the counts.
+  void settle_updates();
+  /// Throws where this is one skipped update too many in a row, after saving.
+  void report_skipped(const SkippedUpdate& skipped);
+  void raise(int64_t step, const HealthEvent& event);
   void write_line(const std::string& phase, const NamedValues& values);
   void after_step();
   void log_step(double learning_rate, const Tensor& norm);
@@ -75,6 +80,7 @@ class Trainer {
   void validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
+  void write_checkpoint();
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
   /// Whether the step that ends with `step` updates done is logged.
   bool is_logged(int64_t step) const;
@@ -100,10 +106,9 @@ class Trainer {
   std::vector<Tensor> micro_losses_;  // of this step, to tell which micro-batch was bad
   HealthMonitor health_;
   std::string resumed_config_;  // of the checkpoint that this run goes on from
+  FiniteCheck finite_check_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
-  int64_t nonfinite_in_row_ = 0;
-  int64_t nonfinite_total_ = 0;
   int64_t num_captions_ = 0;            // read since the start of the run
   int64_t num_truncated_captions_ = 0;  // of them
 };
