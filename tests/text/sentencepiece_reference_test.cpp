@@ -1,3 +1,4 @@
+// ctest: slow
 // Our merge loop against SentencePiece's on 100,000 captions, and both against the definition.
 #include "dalle/text/sentencepiece_reference.h"
 
