@@ -8,14 +8,9 @@
 namespace dalle::generation {
 namespace {
 
-constexpr Colour kPaper = {244, 245, 247};
 constexpr Colour kCard = {255, 255, 255};
-constexpr Colour kHairline = {222, 225, 230};
-constexpr Colour kInk = {32, 33, 36};
-constexpr Colour kSoftInk = {95, 99, 104};
 constexpr Colour kAccent = {26, 115, 232};
 
-constexpr int64_t kMargin = 28;
 constexpr int64_t kGap = 14;
 constexpr int64_t kLabelGap = 6;
 constexpr int64_t kFrame = 4;
@@ -48,10 +43,10 @@ Header make_header(const SheetOptions& options, int64_t width) {
 }
 
 void draw_header(Tensor& sheet, const Header& header, int64_t width) {
-  int64_t top = kMargin;
-  top += draw_lines(sheet, top, kMargin, width, header.title, kTitleStyle, TextAlign::kLeft);
+  int64_t top = kSheetMargin;
+  top += draw_lines(sheet, top, kSheetMargin, width, header.title, kTitleStyle, TextAlign::kLeft);
   if (!header.title.empty()) top += 4;
-  draw_lines(sheet, top, kMargin, width, header.subtitle, kSubtitleStyle, TextAlign::kLeft);
+  draw_lines(sheet, top, kSheetMargin, width, header.subtitle, kSubtitleStyle, TextAlign::kLeft);
 }
 
 void draw_cell(Tensor& sheet, int64_t top, int64_t left, const SheetCell& cell, const SheetOptions& options) {
@@ -105,11 +100,12 @@ Tensor contact_sheet(const std::vector<SheetCell>& cells, const SheetOptions& op
   const int64_t width = sheet_content_width(row_width(columns, options.cell_size), options);
   const Header header = make_header(options, width);
   const int64_t row_height = options.cell_size + label_room(cells, options.cell_size) + kGap;
-  Tensor sheet = blank_picture(2 * kMargin + header.height + num_rows * row_height - kGap, 2 * kMargin + width, kPaper);
+  Tensor sheet =
+      blank_picture(2 * kSheetMargin + header.height + num_rows * row_height - kGap, 2 * kSheetMargin + width, kPaper);
   draw_header(sheet, header, width);
   for (int64_t i = 0; i < num_cells; ++i) {
-    const int64_t top = kMargin + header.height + i / columns * row_height;
-    const int64_t left = kMargin + i % columns * (options.cell_size + kGap);
+    const int64_t top = kSheetMargin + header.height + i / columns * row_height;
+    const int64_t left = kSheetMargin + i % columns * (options.cell_size + kGap);
     draw_cell(sheet, top, left, cells[static_cast<size_t>(i)], options);
   }
   return sheet;
@@ -121,30 +117,30 @@ Tensor labelled_rows(const std::vector<SheetRow>& rows, const SheetOptions& opti
   TORCH_CHECK_VALUE(!rows.empty() && options.cell_size >= 1 && options.row_label_width >= 1,
                     "a sheet needs a row and positive sizes, got ", rows.size(), " rows");
   const int64_t label_width = options.row_label_width;
-  const int64_t first_column = kMargin + label_width + kGap;
+  const int64_t first_column = kSheetMargin + label_width + kGap;
   const int64_t pictures_width = row_width(static_cast<int64_t>(columns), options.cell_size);
   const int64_t width = sheet_content_width(label_width + kGap + pictures_width, options);
   const Header header = make_header(options, width);
   const int64_t titles_height = options.column_titles.empty() ? 0 : line_height(kColumnStyle) + 8;
-  int64_t height = 2 * kMargin + header.height + titles_height - kGap;
+  int64_t height = 2 * kSheetMargin + header.height + titles_height - kGap;
   for (const SheetRow& row : rows) height += options.cell_size + label_room(row.cells, options.cell_size) + kGap;
 
-  Tensor sheet = blank_picture(height, 2 * kMargin + width, kPaper);
+  Tensor sheet = blank_picture(height, 2 * kSheetMargin + width, kPaper);
   draw_header(sheet, header, width);
   const auto column_left = [&](size_t i) {
     return first_column + static_cast<int64_t>(i) * (options.cell_size + kGap);
   };
   for (size_t i = 0; i < std::min(columns, options.column_titles.size()); ++i) {
-    draw_lines(sheet, kMargin + header.height, column_left(i), options.cell_size,
+    draw_lines(sheet, kSheetMargin + header.height, column_left(i), options.cell_size,
                wrap_text(options.column_titles[i], kColumnStyle, options.cell_size, 1), kColumnStyle,
                TextAlign::kCentre);
   }
-  int64_t top = kMargin + header.height + titles_height;
+  int64_t top = kSheetMargin + header.height + titles_height;
   for (const SheetRow& row : rows) {
     const auto lines = wrap_text(row.label, kRowStyle, label_width, std::min<int64_t>(6, options.cell_size / 18 + 1));
     const int64_t text_height = static_cast<int64_t>(lines.size()) * line_height(kRowStyle);
-    draw_lines(sheet, top + std::max<int64_t>(0, (options.cell_size - text_height) / 2), kMargin, label_width, lines,
-               kRowStyle, TextAlign::kLeft);
+    draw_lines(sheet, top + std::max<int64_t>(0, (options.cell_size - text_height) / 2), kSheetMargin, label_width,
+               lines, kRowStyle, TextAlign::kLeft);
     for (size_t i = 0; i < row.cells.size(); ++i) draw_cell(sheet, top, column_left(i), row.cells[i], options);
     top += options.cell_size + label_room(row.cells, options.cell_size) + kGap;
   }

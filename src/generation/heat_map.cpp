@@ -11,20 +11,16 @@
 namespace dalle::generation {
 namespace {
 
-constexpr Colour kMapPaper = {244, 245, 247};
-constexpr Colour kMapHairline = {222, 225, 230};
 constexpr Colour kNotFinite = {217, 48, 37};
-constexpr Colour kMapSoftInk = {95, 99, 104};
 
-constexpr int64_t kMapMargin = 28;
 constexpr int64_t kScaleGap = 20;    // between map and scale
 constexpr int64_t kScaleWidth = 18;  // of the coloured bar
 constexpr int64_t kTickRoom = 80;    // right of the bar, for numbers
 constexpr int64_t kNumTicks = 5;
 
 const TextStyle kMapTitle{.size = 22, .bold = true};
-const TextStyle kMapSubtitle{.size = 14, .colour = kMapSoftInk};
-const TextStyle kTickStyle{.size = 14, .colour = kMapSoftInk};
+const TextStyle kMapSubtitle{.size = 14, .colour = kSoftInk};
+const TextStyle kTickStyle{.size = 14, .colour = kSoftInk};
 
 // Viridis (van der Walt and Smith, CC0) at nine points; between them colours are mixed.
 constexpr Colour kViridis[] = {{68, 1, 84},    {71, 44, 122}, {59, 81, 139},  {44, 113, 142}, {33, 144, 141},
@@ -70,7 +66,7 @@ void draw_scale(Tensor& sheet, int64_t top, int64_t left, int64_t height, const 
   for (int64_t tick = 0; tick < num_ticks; ++tick) {
     const double share = num_ticks == 1 ? 0.5 : static_cast<double>(tick) / static_cast<double>(num_ticks - 1);
     const auto y = static_cast<int64_t>(std::lround((1 - share) * static_cast<double>(height - 1)));
-    fill_rectangle(sheet, top + y, left + kScaleWidth, 1, 5, kMapSoftInk);
+    fill_rectangle(sheet, top + y, left + kScaleWidth, 1, 5, kSoftInk);
     draw_text(sheet, top + y - line_height(kTickStyle) / 2, left + kScaleWidth + 9,
               tick_text(range.low + share * (range.high - range.low), tick_step), kTickStyle);
   }
@@ -93,21 +89,21 @@ Tensor heat_map(const Tensor& values, const HeatMapOptions& options) {
                          static_cast<int64_t>(subtitle.size()) * line_height(kMapSubtitle) + 4;
   const int64_t unit_room = line_height(kTickStyle) + 10;
 
-  Tensor sheet = blank_picture(2 * kMapMargin + header + unit_room + map_height, 2 * kMapMargin + width, kMapPaper);
-  int64_t top = kMapMargin;
-  top += draw_lines(sheet, top, kMapMargin, width, title, kMapTitle, TextAlign::kLeft) + 4;
-  top += draw_lines(sheet, top, kMapMargin, width, subtitle, kMapSubtitle, TextAlign::kLeft);
-  const int64_t scale_left = kMapMargin + map_width + kScaleGap;
+  Tensor sheet = blank_picture(2 * kSheetMargin + header + unit_room + map_height, 2 * kSheetMargin + width, kPaper);
+  int64_t top = kSheetMargin;
+  top += draw_lines(sheet, top, kSheetMargin, width, title, kMapTitle, TextAlign::kLeft) + 4;
+  top += draw_lines(sheet, top, kSheetMargin, width, subtitle, kMapSubtitle, TextAlign::kLeft);
+  const int64_t scale_left = kSheetMargin + map_width + kScaleGap;
   draw_text(sheet, top, scale_left, plain_ascii(options.unit), kTickStyle);
-  top = kMapMargin + header + unit_room;
+  top = kSheetMargin + header + unit_room;
 
   const Range range = finite_range(grid);
-  fill_rectangle(sheet, top - 1, kMapMargin - 1, map_height + 2, map_width + 2, kMapHairline);
+  fill_rectangle(sheet, top - 1, kSheetMargin - 1, map_height + 2, map_width + 2, kHairline);
   const double* data = grid.const_data_ptr<double>();
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
       const double value = data[row * columns + column];
-      fill_rectangle(sheet, top + row * cell, kMapMargin + column * cell, cell, cell,
+      fill_rectangle(sheet, top + row * cell, kSheetMargin + column * cell, cell, cell,
                      std::isfinite(value) ? colour_at(range.share(value)) : kNotFinite);
     }
   }

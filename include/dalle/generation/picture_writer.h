@@ -14,9 +14,16 @@ namespace dalle::generation {
 
 using Colour = std::array<uint8_t, 3>;
 
+/// What all sheets share.
+inline constexpr Colour kPaper = {244, 245, 247};
+inline constexpr Colour kHairline = {222, 225, 230};
+inline constexpr Colour kInk = {32, 33, 36};
+inline constexpr Colour kSoftInk = {95, 99, 104};
+inline constexpr int64_t kSheetMargin = 28;  // px
+
 struct TextStyle {
   int64_t size = 14;  // height of a capital letter plus its descender, px
-  Colour colour = {32, 33, 36};
+  Colour colour = kInk;
   bool bold = false;
 };
 

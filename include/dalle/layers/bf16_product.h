@@ -14,8 +14,8 @@ namespace dalle::layers {
 /// operands fit: see each.
 bool has_bf16_products();
 
-/// Whether matrix_product_*() and their sizes fit: bf16 CPU matrices, rows contiguous, the summed length a multiple of 32
-/// and the result's columns of 16.
+/// Whether product_nt() and product_nn() take a and b: bf16 matrices on a CPU with the instructions, rows contiguous, the
+/// summed length a multiple of 32 and the result's columns of 16.
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
 
 /// a b^T (+ bias): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32. What a linear layer does.
