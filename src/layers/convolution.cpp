@@ -8,6 +8,7 @@
 #include "dalle/layers/bf16_product.h"
 #include "dalle/layers/channels_last.h"
 #include "dalle/layers/linear_function.h"
+#include "dalle/layers/winograd.h"
 
 namespace dalle::layers {
 namespace {
@@ -62,36 +63,66 @@ Tensor bias_gradient(const Tensor& grad) {
 // The matrix [out, in] of a 1x1 kernel.
 Tensor matrix_of(const Tensor& w) { return w.reshape({w.size(0), w.size(1)}); }
 
+Tensor input_gradient(const Tensor& grad, const Tensor& x, const Tensor& w, const ConvBackwardOptions& options) {
+  if (fits_winograd(grad, w)) return winograd_input_gradient(grad, w, options.scale, options.relu_output);
+  const int64_t padding = padding_of(w);
+  Tensor kernel = w.to(grad.scalar_type());
+  // Applied to the kernel, which is small, rather than to the picture.
+  if (options.scale != 1) kernel = kernel * options.scale;
+  Tensor out = std::get<0>(at::convolution_backward(grad, x, kernel, at::IntArrayRef{w.size(0)}, {1, 1},
+                                                    {padding, padding}, {1, 1},
+                                                    /*transposed=*/false, {0, 0}, /*groups=*/1, {true, false, false}));
+  if (options.relu_output.defined()) at::threshold_backward_out(out, out, options.relu_output, 0);
+  return out;
+}
+
+// The gradients of kernel and bias.
+ConvGradients weight_gradients(const Tensor& grad, const Tensor& x, const Tensor& w) {
+  if (fits_winograd_kernel_gradients(grad, x, w.size(2))) {
+    const auto gradients = winograd_kernel_gradients(grad, x);
+    return {{}, gradients.w, gradients.b};
+  }
+  if (fits_conv_kernel_gradients(grad, x)) {
+    const auto gradients = conv_kernel_gradients(grad, x, w.size(2));
+    return {{}, gradients.w, gradients.b};
+  }
+  const int64_t padding = padding_of(w), positions = grad.size(0) * grad.size(2) * grad.size(3);
+  if (w.size(2) == 1 || (grad.is_cpu() && positions <= kFewPositions)) {
+    const Tensor kernel = at::mm(channel_rows(grad).t(), neighbourhoods(x, w.size(2)));
+    return {{}, kernel.view({w.size(0), w.size(2), w.size(3), w.size(1)}).permute({0, 3, 1, 2}), bias_gradient(grad)};
+  }
+  auto [none, kernel, bias] = at::convolution_backward(grad, x, w.to(grad.scalar_type()), at::IntArrayRef{w.size(0)},
+                                                       {1, 1}, {padding, padding}, {1, 1}, /*transposed=*/false, {0, 0},
+                                                       /*groups=*/1, {false, true, true});
+  return {{}, kernel, bias};
+}
+
 }  // namespace
 
 Tensor convolve(const Tensor& x, const ConvWeights& weights) {
-  return at::conv2d(x, weights.w, weights.b, /*stride=*/1, padding_of(weights.w));
+  if (fits_winograd(x, weights.w)) return winograd_convolve(x, weights.w, weights.b, /*relu=*/false);
+  const auto [w, b] = weights.to(x.scalar_type());
+  return at::conv2d(x, w, b, /*stride=*/1, padding_of(w));
 }
 
 Tensor convolve_relu(const Tensor& x, const ConvWeights& weights) {
+  if (fits_winograd(x, weights.w)) return winograd_convolve(x, weights.w, weights.b, /*relu=*/true);
   if (!is_for_onednn(x)) return convolve(x, weights).relu_();
-  const int64_t padding = padding_of(weights.w);
-  return convolution_pointwise()->call(x, weights.w, weights.b, {padding, padding}, {1, 1}, {1, 1}, /*groups=*/1,
-                                       "relu", c10::List<std::optional<at::Scalar>>(), "");
+  const auto [w, b] = weights.to(x.scalar_type());
+  const int64_t padding = padding_of(w);
+  return convolution_pointwise()->call(x, w, b, {padding, padding}, {1, 1}, {1, 1}, /*groups=*/1, "relu",
+                                       c10::List<std::optional<at::Scalar>>(), "");
 }
 
-ConvGradients convolve_backward(const Tensor& grad, const Tensor& x, const Tensor& w, bool wants_x) {
-  const int64_t padding = padding_of(w), positions = grad.size(0) * grad.size(2) * grad.size(3);
-  const bool by_tiles = fits_conv_kernel_gradients(grad, x);
-  const bool by_product = !by_tiles && (w.size(2) == 1 || (grad.is_cpu() && positions <= kFewPositions));
-  const bool by_convolution = !by_tiles && !by_product;
-  auto [grad_x, grad_w, grad_b] =
-      at::convolution_backward(grad, x, w, at::IntArrayRef{w.size(0)}, {1, 1}, {padding, padding}, {1, 1},
-                               /*transposed=*/false, {0, 0}, /*groups=*/1, {wants_x, by_convolution, by_convolution});
-  if (by_tiles) {
-    const auto gradients = conv_kernel_gradients(grad, x, w.size(2));
-    return {grad_x, gradients.w, gradients.b};
+ConvGradients convolve_backward(const Tensor& grad, const Tensor& x, const Tensor& w,
+                                const ConvBackwardOptions& options) {
+  ConvGradients out = weight_gradients(grad, x, w);
+  if (options.scale != 1) {
+    out.w.mul_(options.scale);
+    out.b.mul_(options.scale);
   }
-  if (by_product) {
-    const Tensor grad_kernel = at::mm(channel_rows(grad).t(), neighbourhoods(x, w.size(2)));
-    grad_w = grad_kernel.view({w.size(0), w.size(2), w.size(3), w.size(1)}).permute({0, 3, 1, 2});
-  }
-  return {grad_x, grad_w, by_convolution ? grad_b : bias_gradient(grad)};
+  if (options.wants_x) out.x = input_gradient(grad, x, w, options);
+  return out;
 }
 
 Tensor pointwise(const Tensor& x, const ConvWeights& weights, at::ScalarType out_type) {

@@ -13,9 +13,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A ReLU's gradient, in place: zero where its output was.
-void mask_(Tensor& grad, const Tensor& relu_output) { at::threshold_backward_out(grad, grad, relu_output, 0); }
-
 Tensor enlarge(const Tensor& x) { return at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}); }
 
 // Its gradient: sums over 2x2.
@@ -33,7 +30,7 @@ struct ResblockFunction : torch::autograd::Function<ResblockFunction> {
     const Tensor& x = inputs[0];
     const bool has_id = inputs.size() > kId;
     std::array<ConvWeights, 4> convs;
-    for (size_t i = 0; i < 4; ++i) convs[i] = ConvWeights{inputs[1 + 2 * i], inputs[2 + 2 * i]}.to(compute);
+    for (size_t i = 0; i < 4; ++i) convs[i] = {inputs[1 + 2 * i], inputs[2 + 2 * i]};
     const Tensor r1 = relu_to(x, compute);
     Tensor r2 = convolve_relu(r1, convs[0]);
     if (enlarges) r2 = enlarge(r2);
@@ -43,9 +40,9 @@ struct ResblockFunction : torch::autograd::Function<ResblockFunction> {
     variable_list saved{r1, r2, r3, r4, convs[0].w, convs[1].w, convs[2].w, convs[3].w};
     Tensor through_id = x;
     if (has_id) {
-      const ConvWeights id{inputs[kId], inputs[kId + 1]}, id_computed = id.to(compute);
-      saved.insert(saved.end(), {x.to(compute), id_computed.w});
-      through_id = x.scalar_type() == compute ? convolve(x, id_computed) : pointwise_f32(x, id);
+      const ConvWeights id{inputs[kId], inputs[kId + 1]};
+      saved.insert(saved.end(), {x.to(compute), id.w});
+      through_id = x.scalar_type() == compute ? convolve(x, id) : pointwise_f32(x, id);
     }
     context->save_for_backward(std::move(saved));
     context->saved_data["gain"] = gain;
@@ -60,22 +57,22 @@ struct ResblockFunction : torch::autograd::Function<ResblockFunction> {
     const bool enlarges = context->saved_data["enlarges"].toBool();
     variable_list out(has_id ? 14 : 12);  // the last three arguments have no gradient
     const Tensor grad = grads[0].to(saved[0].scalar_type());
-    // The gain is applied to conv_4's kernel and its gradients, which are small, rather than to the picture's.
-    const double gain = context->saved_data["gain"].toDouble();
     Tensor flowing = grad;
     for (size_t conv = 4; conv-- > 0;) {
-      const Tensor kernel = conv == 3 ? saved[4 + conv] * gain : saved[4 + conv];
-      auto gradients = convolve_backward(flowing, saved[conv], kernel, conv > 0 || wants_x);
-      out[1 + 2 * conv] = conv == 3 ? gradients.w.mul_(gain) : gradients.w;
-      out[2 + 2 * conv] = conv == 3 ? gradients.b.mul_(gain) : gradients.b;
+      const bool is_first = conv == 0;
+      const auto gradients = convolve_backward(flowing, saved[conv], saved[4 + conv],
+                                               {.scale = conv == 3 ? context->saved_data["gain"].toDouble() : 1.0,
+                                                .wants_x = !is_first || wants_x,
+                                                .relu_output = is_first ? Tensor() : saved[conv]});
+      out[1 + 2 * conv] = gradients.w;
+      out[2 + 2 * conv] = gradients.b;
       flowing = gradients.x;
-      if (conv > 0) mask_(flowing, saved[conv]);
       if (conv == 1 && enlarges) flowing = reduce(flowing);
     }
     Tensor through_id = grads[0];
     if (has_id) {
       const Tensor grad_id = enlarges ? reduce(grad) : grad;
-      const auto gradients = convolve_backward(grad_id, saved[8], saved[9], wants_x);
+      const auto gradients = convolve_backward(grad_id, saved[8], saved[9], {.wants_x = wants_x});
       through_id = gradients.x;
       out[kId] = gradients.w;
       out[kId + 1] = gradients.b;
