@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs dalle-bench and a peer's script in turns, one thread each, and prints the speeds and the ratio of each config.
+"""Runs dalle-bench and its peers' scripts in turns, one thread each, and prints the speeds and the ratio of each config.
 
     beside_peer.py dvae-train|prior-train [--rounds N] [--bin DIR] [CONFIG...]
 
-A turn is ours and theirs one after the other, in changing order; ratios are taken within turns, since a machine's speed
+A turn is ours and each peer's one after the other, in changing order; ratios are taken within turns, since a machine's speed
 drifts. Called by stage1.sh and stage2.sh, which see to what the peers need."""
 import argparse
 import json
@@ -16,14 +16,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 JOBS = {
     "dvae-train": {
-        "peer": "dvae_peer.py",
-        "forms": {"openai": "bf16_nhwc"},
+        "peers": {"openai": ("dvae_peer.py", "bf16_nhwc")},
         "configs": ["openai_nhid64_64px_b16", "openai_nhid256_128px_b2", "openai_nhid32_64px_b32",
                     "openai_nhid128_64px_b8", "openai_nhid64_128px_b4"],
     },
     "prior-train": {
-        "peer": "prior_peer.py",
-        "forms": {"plain GPT": "bf16"},
+        "peers": {"plain GPT": ("prior_peer.py", "bf16"), "DALLE-pytorch": ("dalle_pytorch_peer.py", "bf16_compiled")},
         "configs": ["small_64+16x16_b4", "small_256+32x32_b1", "dim512x8_64+16x16_b4", "dim512x8_256+32x32_b1",
                     "dim256x4_64+16x16_b16"],
     },
@@ -54,17 +52,17 @@ def main():
             command += ["--relaxation-precision", options.relaxation_precision]
         return next(line["median"] for line in last_line(command) if line["config"] == config)
 
-    def theirs(config, form):
-        return last_line([sys.executable, HERE / job["peer"], "--config", config, "--forms", form, "--rounds", "5"])[-1]["median"]
+    def theirs(config, script, form):
+        return last_line([sys.executable, HERE / script, "--config", config, "--forms", form, "--rounds", "5"])[-1]["median"]
 
-    print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in job["forms"]), flush=True)
+    print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in job["peers"]), flush=True)
     for config in options.configs or job["configs"]:
-        speeds = {name: [] for name in ["ours", *job["forms"]]}
+        speeds = {name: [] for name in ["ours", *job["peers"]]}
         for turn in range(options.rounds):
             for name in list(speeds)[:: 1 if turn % 2 == 0 else -1]:
-                speeds[name].append(ours(config) if name == "ours" else theirs(config, job["forms"][name]))
+                speeds[name].append(ours(config) if name == "ours" else theirs(config, *job["peers"][name]))
         line = f"{config:28}{statistics.median(speeds['ours']):>10.4g}"
-        for name in job["forms"]:
+        for name in job["peers"]:
             ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds[name]))
             line += f"{statistics.median(speeds[name]):>16.4g}{ratio:>8.2f}"
         print(line, flush=True)

@@ -3,12 +3,9 @@
 
 The step is a whole one: encoder, Gumbel-softmax, decoder, logit-Laplace likelihood and KL, backward, fused AdamW. One JSON
 line per form, with the fields of dalle-bench: f32, f32 in channels-last memory, bf16 autocast in channels-last memory."""
-import argparse
-import json
 import math
-import statistics
-import time
 
+import peer_harness
 import torch
 from dall_e import Decoder, Encoder, map_pixels
 from torch.nn import functional
@@ -17,8 +14,9 @@ VOCAB = 8192
 FORMS = {"f32": (False, False), "f32_nhwc": (False, True), "bf16_nhwc": (True, True)}
 
 
-def make_step(width, pixels, batch, autocast, channels_last):
+def make_step(config, autocast, channels_last):
     torch.manual_seed(1)
+    width, pixels, batch = (int("".join(filter(str.isdigit, part))) for part in config.split("_")[1:])
     device = torch.device("cpu")
     encoder, decoder = Encoder(n_hid=width, device=device), Decoder(n_hid=width, device=device)
     images = torch.rand(batch, 3, pixels, pixels)
@@ -47,31 +45,11 @@ def make_step(width, pixels, batch, autocast, channels_last):
         value.backward()
         optimizer.step()
 
-    return step
+    return step, batch
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="as dalle-bench names it: openai_nhid64_64px_b16")
-    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    width, pixels, batch = (int("".join(filter(str.isdigit, part))) for part in options.config.split("_")[1:])
-    steps = {form: make_step(width, pixels, batch, *FORMS[form]) for form in options.forms}
-    for step in steps.values():
-        step()
-    seconds = {form: [] for form in steps}
-    for turn in range(options.rounds):
-        for form in list(steps)[:: 1 if turn % 2 == 0 else -1]:
-            begin = time.perf_counter()
-            steps[form]()
-            seconds[form].append(time.perf_counter() - begin)
-    for form, times in seconds.items():
-        print(json.dumps({"job": "dvae-train", "config": options.config, "impl": "openai_" + form, "unit": "images/s",
-                          "median": batch / statistics.median(times), "best": batch / min(times),
-                          "rounds": options.rounds, "threads": options.threads}), flush=True)
+    peer_harness.run(__doc__, "dvae-train", "images/s", "openai_", FORMS, make_step)
 
 
 if __name__ == "__main__":

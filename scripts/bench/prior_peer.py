@@ -3,12 +3,9 @@
 
 Pre-norm blocks on torch's scaled_dot_product_attention (dense and causal), one vocabulary of text, pads and image codes with one
 output head over all positions, fused AdamW; bf16 by autocast. One JSON line per form, with the fields of dalle-bench."""
-import argparse
-import json
 import re
-import statistics
-import time
 
+import peer_harness
 import torch
 from torch import nn
 from torch.nn import functional
@@ -76,26 +73,7 @@ FORMS = {"f32": (False, False), "bf16": (True, False), "bf16_compiled": (True, T
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="as dalle-bench names it: small_64+16x16_b4")
-    parser.add_argument("--forms", nargs="+", default=["f32", "bf16"], choices=list(FORMS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    steps = {form: make_step(options.config, *FORMS[form]) for form in options.forms}
-    times = {form: [] for form in steps}
-    for turn in range(-2, options.rounds):  # the first two warm up
-        for form in list(steps)[:: 1 if turn % 2 == 0 else -1]:
-            begin = time.perf_counter()
-            steps[form][0]()
-            if turn >= 0:
-                times[form].append(time.perf_counter() - begin)
-    for form, seconds in times.items():
-        tokens = steps[form][1]
-        print(json.dumps({"job": "prior-train", "config": options.config, "impl": "plain_gpt_" + form, "unit": "tokens/s",
-                          "median": tokens / statistics.median(seconds), "best": tokens / min(seconds),
-                          "rounds": options.rounds, "threads": options.threads}), flush=True)
+    peer_harness.run(__doc__, "prior-train", "tokens/s", "plain_gpt_", FORMS, make_step, ["f32", "bf16"])
 
 
 if __name__ == "__main__":
