@@ -15,18 +15,23 @@ def run(description, job, unit, impl, forms, make_step, default_forms=None):
     parser.add_argument("--forms", nargs="+", default=default_forms or list(forms), choices=list(forms))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
+                        help="cpu: the main thread's processor time, for one thread on a machine that others use too")
     options = parser.parse_args()
+    if options.clock == "cpu" and options.threads != 1:
+        parser.error("--clock cpu counts one thread: give --threads 1")
+    clock = time.perf_counter if options.clock == "wall" else time.thread_time
     torch.set_num_threads(options.threads)
     steps = {form: make_step(options.config, *forms[form]) for form in options.forms}
     times = {form: [] for form in steps}
     for turn in range(-2, options.rounds):  # the first two warm up
         for form in list(steps)[:: 1 if turn % 2 == 0 else -1]:
-            begin = time.perf_counter()
+            begin = clock()
             steps[form][0]()
             if turn >= 0:
-                times[form].append(time.perf_counter() - begin)
+                times[form].append(clock() - begin)
     for form, seconds in times.items():
         amount = steps[form][1]
         print(json.dumps({"job": job, "config": options.config, "impl": impl + form, "unit": unit,
                           "median": amount / statistics.median(seconds), "best": amount / min(seconds),
-                          "rounds": options.rounds, "threads": options.threads}), flush=True)
+                          "rounds": options.rounds, "threads": options.threads, "clock": options.clock}), flush=True)
