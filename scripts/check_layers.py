@@ -15,7 +15,7 @@ RANKS = {"core": 0, "config": 1, "cli": 2, "text": 2, "storage": 2, "distributed
 FENCES = [
     (r"yaml-cpp/", ["src/config/"]),
     (r"CLI/", ["src/cli/"]),
-    (r"sentencepiece|utf8proc", ["src/text/"]),
+    (r"sentencepiece|utf8proc|unicode/|zlib", ["src/text/"]),
     (r"google/protobuf/|.*\.pb\.h", ["src/training/event_record.cpp"]),
     (r"xxhash", ["src/core/"]),
     (r"opencv2?/", ["src/data/image_codec_opencv.cpp", "src/generation/picture_writer_opencv.cpp"]),

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DEBIAN_PACKAGES=(
   g++ make cmake ninja-build git python3 python3-venv python3-numpy ccache mold pkg-config clang-format ca-certificates
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libspdlog-dev libfmt-dev
-  libcli11-dev libsentencepiece-dev libarchive-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev libprotobuf-dev
+  libcli11-dev libsentencepiece-dev libarchive-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev libicu-dev zlib1g-dev libprotobuf-dev
   protobuf-compiler libgtest-dev libgmock-dev libbenchmark-dev libgloo-dev)
 TORCH_VERSION=2.11.0
 NVCC_REQUIREMENTS=("cuda-toolkit[nvcc,crt,cccl,cudart]==13.0.2" "nvidia-nvvm==13.0.*")

@@ -241,7 +241,7 @@ std::string describe(const TokenizerReport& report, int64_t wanted_pieces) {
          describe_captions("examples", report.examples);
 }
 
-std::string shown_pieces(const Tokenizer& tokenizer, std::span<const int64_t> ids) {
+std::string shown_pieces(const TextTokenizer& tokenizer, std::span<const int64_t> ids) {
   std::string text;
   for (const int64_t id : ids) {
     if (id < 0 || id >= tokenizer.vocab_size()) continue;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "dalle/text/tokenizer.h"
+#include "dalle/text/text_tokenizer.h"
 
 namespace dalle::text {
 
@@ -58,6 +58,6 @@ TokenizerReport survey_tokenizer(const Tokenizer& tokenizer, std::span<const std
 std::string describe(const TokenizerReport& report, int64_t wanted_pieces);
 
 /// Pieces of ids as text, "flag|_|of|_|japan", "_" for the space; ids outside the tokenizer's range are left out.
-std::string shown_pieces(const Tokenizer& tokenizer, std::span<const int64_t> ids);
+std::string shown_pieces(const TextTokenizer& tokenizer, std::span<const int64_t> ids);
 
 }  // namespace dalle::text
