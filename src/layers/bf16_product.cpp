@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "dalle/core/bf16.h"
+#include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
 #include "dalle/layers/bf16_pack.h"
 
@@ -36,6 +37,44 @@ DALLE_VECTORISED void store_tile(const float* sum, int64_t height, int64_t width
   }
 }
 
+// The same added to what is there.
+DALLE_VECTORISED void add_tile(const float* sum, int64_t height, int64_t width, const float* bias, float* out,
+                               int64_t stride) {
+  for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
+    for (int64_t i = 0; i < width; ++i) out[i] += sum[i] + (bias == nullptr ? 0.0f : bias[i]);
+  }
+}
+
+DALLE_INLINED float quick_gelu(float x) {
+  const float exponent = -1.702f * x;
+  return x / (1.0f + vector_exp(exponent < 80.0f ? exponent : 80.0f));
+}
+
+// x Phi(x), the error function by Abramowitz and Stegun 7.1.26 (error below 1.5e-7).
+DALLE_INLINED float gelu(float x) {
+  const float z = x * 0.707106781186547524f, size = z < 0 ? -z : z, t = 1.0f / (1.0f + 0.3275911f * size);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float rest = p * t * vector_exp(-size * size);  // 1 - erf(|z|)
+  return 0.5f * x * (z < 0 ? rest : 2.0f - rest);
+}
+
+// clang-format off
+DALLE_VECTORISED void store_quick_gelu(const float* sum, int64_t height, int64_t width, const float* bias, uint16_t* out, int64_t stride) {
+  for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
+    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(quick_gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
+  }
+}
+DALLE_VECTORISED void store_gelu(const float* sum, int64_t height, int64_t width, const float* bias, uint16_t* out, int64_t stride) {
+  for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
+    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
+  }
+}
+// clang-format on
+
 // One product: who packs b, and where the result goes.
 struct Product {
   static constexpr int64_t kPanel = kPanelTiles * kTileColumns;
@@ -50,6 +89,8 @@ struct Product {
   const uint16_t* prepacked;  // of the whole of b, or null
   at::ScalarType out_type;
   void* out;
+  Epilogue epilogue = Epilogue::kNone;
+  bool adds = false;  // to what is in out, f32
 
   // Columns [column, column + width) of b as pairs [depth / 2, width, 2].
   void pack(int64_t column, int64_t width, uint16_t* to) const {
@@ -74,9 +115,20 @@ struct Product {
     const float* bias_here = bias == nullptr ? nullptr : bias + column;
     const int64_t at = row * columns + column;
     if (out_type == at::kFloat) {
-      store_tile(sum, height, width, bias_here, static_cast<float*>(out) + at, columns);
-    } else {
-      store_tile(sum, height, width, bias_here, static_cast<uint16_t*>(out) + at, columns);
+      const auto store =
+          adds ? add_tile
+               : static_cast<void (*)(const float*, int64_t, int64_t, const float*, float*, int64_t)>(store_tile);
+      store(sum, height, width, bias_here, static_cast<float*>(out) + at, columns);
+      return;
+    }
+    auto* bits_here = static_cast<uint16_t*>(out) + at;
+    switch (epilogue) {
+      case Epilogue::kNone:
+        return store_tile(sum, height, width, bias_here, bits_here, columns);
+      case Epilogue::kGelu:
+        return store_gelu(sum, height, width, bias_here, bits_here, columns);
+      case Epilogue::kQuickGelu:
+        return store_quick_gelu(sum, height, width, bias_here, bits_here, columns);
     }
   }
 
@@ -122,15 +174,19 @@ Product right_hand_side(const Tensor& b, bool is_transposed) {
           .depth = b.size(is_transposed ? 1 : 0)};
 }
 
-Tensor run(Product product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias) {
-  const Tensor out = at::empty({a.size(0), product.columns}, a.options().dtype(out_type));
+void run_into(Product product, const Tensor& a, const Tensor& out, const std::optional<Tensor>& bias) {
   product.a = bits(a);
   product.a_stride = a.stride(0);
   product.rows = a.size(0);
   product.bias = bias ? bias->const_data_ptr<float>() : nullptr;
-  product.out_type = out_type;
+  product.out_type = out.scalar_type();
   product.out = out.mutable_data_ptr();
   product.run();
+}
+
+Tensor run(const Product& product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias) {
+  const Tensor out = at::empty({a.size(0), product.columns}, a.options().dtype(out_type));
+  run_into(product, a, out, bias);
   return out;
 }
 
@@ -157,6 +213,11 @@ PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
     }
   });
   return {product.depth, product.columns, data};
+}
+
+void check_left_side(const Tensor& a, const PackedMatrix& b) {
+  TORCH_CHECK_VALUE(fits_bf16_product(a, a, b.depth, b.columns) && a.size(1) == b.depth,
+                    "[bf16 product] expected a bf16 matrix [M, ", b.depth, "], got ", a.sizes());
 }
 
 }  // namespace
@@ -203,11 +264,21 @@ Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_typ
 PackedMatrix pack_nt(const Tensor& b_NK) { return pack_matrix(b_NK, /*is_transposed=*/true); }
 PackedMatrix pack_nn(const Tensor& b_KN) { return pack_matrix(b_KN, /*is_transposed=*/false); }
 
-Tensor product(const Tensor& a_MK, const PackedMatrix& b, at::ScalarType out_type,
-               const std::optional<Tensor>& bias_N) {
-  TORCH_CHECK_VALUE(fits_bf16_product(a_MK, a_MK, b.depth, b.columns) && a_MK.size(1) == b.depth,
-                    "[bf16 product] expected a bf16 matrix [M, ", b.depth, "], got ", a_MK.sizes());
-  return run({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data)}, a_MK, out_type, bias_N);
+Tensor product(const Tensor& a_MK, const PackedMatrix& b, at::ScalarType out_type, const std::optional<Tensor>& bias_N,
+               Epilogue epilogue) {
+  check_left_side(a_MK, b);
+  TORCH_CHECK_VALUE(epilogue == Epilogue::kNone || out_type == at::kBFloat16, "[bf16 product] epilogues give bf16");
+  return run({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data), .epilogue = epilogue}, a_MK, out_type,
+             bias_N);
+}
+
+void add_product(Tensor& sum_MN, const Tensor& a_MK, const PackedMatrix& b, const std::optional<Tensor>& bias_N) {
+  check_left_side(a_MK, b);
+  TORCH_CHECK_VALUE(sum_MN.scalar_type() == at::kFloat && sum_MN.is_contiguous() &&
+                        sum_MN.sizes() == at::IntArrayRef({a_MK.size(0), b.columns}),
+                    "[bf16 product] expected a contiguous f32 sum [", a_MK.size(0), ", ", b.columns, "], got ",
+                    sum_MN.sizes());
+  run_into({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data), .adds = true}, a_MK, sum_MN, bias_N);
 }
 
 }  // namespace dalle::layers

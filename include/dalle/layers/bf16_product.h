@@ -36,9 +36,15 @@ struct PackedMatrix {
 };
 PackedMatrix pack_nt(const Tensor& b_NK);
 PackedMatrix pack_nn(const Tensor& b_KN);
-/// product_nt() or product_nn() with what was packed.
+
+/// What becomes of a finished sum besides its bias, before it is rounded: GELU by the error function, or x sigmoid(1.702 x).
+enum class Epilogue { kNone, kGelu, kQuickGelu };
+
+/// product_nt() or product_nn() with what was packed. Epilogues other than kNone give bf16.
 Tensor product(const Tensor& a_MK, const PackedMatrix& b, at::ScalarType out_type,
-               const std::optional<Tensor>& bias_N = {});
+               const std::optional<Tensor>& bias_N = {}, Epilogue epilogue = Epilogue::kNone);
+/// sum [M, N] (f32, contiguous) += a b (+ bias).
+void add_product(Tensor& sum_MN, const Tensor& a_MK, const PackedMatrix& b, const std::optional<Tensor>& bias_N = {});
 
 /// Whether conv_kernel_gradients() takes these: bf16 on a CPU with the instructions, channels multiples of 16, even W, and
 /// H W a multiple of 32.
