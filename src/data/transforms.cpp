@@ -38,6 +38,11 @@ void draw_stage(const TransformOptions& options, int64_t height, int64_t width, 
   draw.crop_left = stream.integer(0, draw.resized_width - size);
 }
 
+/// Offset of a crop of `size` in the centre of `length`. Halves round to even, as torchvision's center_crop does.
+int64_t centre_offset(int64_t length, int64_t size) {
+  return std::llrint(std::nearbyint(static_cast<double>(length - size) / 2));
+}
+
 void place_in_centre(const TransformOptions& options, int64_t height, int64_t width, AugmentationDraw& draw) {
   const int64_t size = options.image_size;
   const int64_t side = std::min(height, width);
@@ -47,9 +52,8 @@ void place_in_centre(const TransformOptions& options, int64_t height, int64_t wi
   };
   draw.resized_height = in_proportion(height);
   draw.resized_width = in_proportion(width);
-  // Halves round to even, as torchvision's center_crop does.
-  draw.crop_top = std::llrint(std::nearbyint(static_cast<double>(draw.resized_height - size) / 2));
-  draw.crop_left = std::llrint(std::nearbyint(static_cast<double>(draw.resized_width - size) / 2));
+  draw.crop_top = centre_offset(draw.resized_height, size);
+  draw.crop_left = centre_offset(draw.resized_width, size);
 }
 
 }  // namespace
@@ -97,6 +101,14 @@ Tensor transform_picture(const Tensor& image_HW3, const TransformOptions& option
     image = resize(image, enlarged(image.size(0)), enlarged(image.size(1)), ResizeFilter::kBicubic);
   }
   return apply_augmentation(image, options, draw_augmentation(options, image.size(0), image.size(1), key));
+}
+
+Tensor clip_picture(const Tensor& image_HW3, int64_t size) {
+  const int64_t height = image_HW3.size(0), width = image_HW3.size(1), side = std::min(height, width);
+  const Tensor resized =
+      resize(image_HW3, size * height / side, size * width / side, ResizeFilter::kBicubic);  // rounds down
+  const int64_t top = centre_offset(resized.size(0), size), left = centre_offset(resized.size(1), size);
+  return resized.narrow(0, top, size).narrow(1, left, size).permute({2, 0, 1}).contiguous();
 }
 
 }  // namespace dalle::data

@@ -32,21 +32,24 @@ void check_picture_files(const std::string& command, const std::vector<fs::path>
   }
 }
 
-Tensor load_picture(const fs::path& path, int64_t size, data::ResizeFilter filter, SmallPictures small) {
-  Tensor decoded;
+Tensor read_picture(const fs::path& path) {
   try {
-    decoded = data::decode_picture(read_file(path));
+    return data::decode_picture(read_file(path));
   } catch (const DataError& error) {
     throw DataError(path.string() + ": " + error.what());
   }
+}
+
+Tensor load_picture(const fs::path& path, int64_t size, data::ResizeFilter filter) {
+  const Tensor decoded = read_picture(path);
   const int64_t height = decoded.size(0), width = decoded.size(1);
-  if (small == SmallPictures::kRefuse && std::min(height, width) < size) {
+  if (std::min(height, width) < size) {
     throw DataError(Problem{.place = path.string(),
                             .expected = str("a shorter side of at least ", size, " pixels"),
                             .got = str(width, " x ", height, " (width x height)"),
                             .hint = "leave it out, or give a smaller --size"});
   }
-  const data::TransformOptions transform{.image_size = size, .filter = filter, .upscale_small = true};
+  const data::TransformOptions transform{.image_size = size, .filter = filter};
   return data::transform_picture(decoded, transform, {});
 }
 

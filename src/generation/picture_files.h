@@ -13,10 +13,11 @@ namespace dalle::generation {
 /// Throws ConfigError where there is none, or one is missing or a folder.
 void check_picture_files(const std::string& command, const std::vector<std::filesystem::path>& files);
 
-enum class SmallPictures { kRefuse, kEnlarge };
+/// u8 [H, W, 3]. Throws DataError naming the file.
+Tensor read_picture(const std::filesystem::path& path);
 
-/// u8 [3, size, size]: shorter side to `size`, centre crop. Throws DataError naming the file.
-Tensor load_picture(const std::filesystem::path& path, int64_t size, data::ResizeFilter filter, SmallPictures small);
+/// u8 [3, size, size]: shorter side, which must have `size` pixels, to `size`, centre crop. Throws DataError naming the file.
+Tensor load_picture(const std::filesystem::path& path, int64_t size, data::ResizeFilter filter);
 
 /// Throws ConfigError where `out` is a file or holds anything.
 void check_output_folder(const std::filesystem::path& out);

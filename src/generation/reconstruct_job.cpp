@@ -91,7 +91,7 @@ class Reconstruction {
         dvae_(models::load_dvae(options.dvae, {device_, options.precision, !options.raw_weights})),
         size_(checked_size(options.size, dvae_.model->config())) {
     for (const auto& image : options.images) {
-      pictures_.push_back(load_picture(image, size_, data::ResizeFilter::kLanczos, SmallPictures::kRefuse));
+      pictures_.push_back(load_picture(image, size_, data::ResizeFilter::kLanczos));
     }
   }
 

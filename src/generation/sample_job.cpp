@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "clip_scoring.h"
 #include "dalle/cli/command.h"
 #include "dalle/cli/status_line.h"
 #include "dalle/core/device.h"
@@ -157,17 +158,9 @@ class SampleJob {
     const double begin = now_seconds();
     if (options_.rerank == RerankBy::kClip) {
       const auto& clip = *models_.clip->model;
-      const auto ids = models::clip_text_ids(clip.config(), models_.clip_tokenizer->encode(drawn.caption));
-      const Tensor text = clip.encode_text(at::tensor(ids, at::kLong).unsqueeze(0).to(models_.device));
-      const int64_t size = clip.config().image_size;
-      std::vector<Tensor> scores;
-      for (const Tensor& chunk : drawn.pictures_N3HW.split(64)) {
-        Tensor pixels = chunk.to(models_.device);
-        if (pixels.size(2) != size)
-          pixels = at::_upsample_bicubic2d_aa(pixels, {size, size}, /*align_corners=*/false).clamp(0, 1);
-        scores.push_back(at::matmul(clip.encode_image(pixels), text.t()).squeeze(1).to(at::kCPU));
-      }
-      drawn.scores_N = at::cat(scores).to(at::kDouble);
+      const Tensor text = caption_features(clip, *models_.clip_tokenizer, {drawn.caption});
+      const Tensor pictures = picture_features(clip, drawn.pictures_N3HW.unbind(0));
+      drawn.scores_N = at::matmul(pictures, text.t()).squeeze(1).to(at::kDouble);
     } else {
       drawn.scores_N =
           options_.rerank == RerankBy::kLikelihood ? drawn.log_likelihood_N : at::zeros_like(drawn.log_likelihood_N);

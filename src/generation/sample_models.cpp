@@ -70,9 +70,7 @@ SampleModels load_sample_models(const SampleOptions& options) {
           Problem{"--rerank clip", "--clip CKPT", "none", "give a CLIP, or --rerank likelihood, or --rerank none"});
     }
     loaded.clip = models::load_clip(clip, load);
-    if (loaded.clip->tokenizer.empty())
-      throw CheckpointError(loaded.clip->path.string() + ": CLIP's checkpoint has no tokenizer");
-    loaded.clip_tokenizer = text::Tokenizer::from_bytes(loaded.clip->tokenizer);
+    loaded.clip_tokenizer = models::clip_tokenizer(*loaded.clip);
     loaded.used.push_back({"clip", loaded.clip->path.string(), loaded.clip->identity, loaded.clip->step});
   }
   return loaded;

@@ -17,7 +17,7 @@ struct SampleModels {
   models::Loaded<models::Dvae> dvae;
   std::optional<models::Loaded<models::Clip>> clip;
   std::unique_ptr<text::CaptionEncoder> captions;
-  std::optional<text::Tokenizer> clip_tokenizer;
+  std::optional<text::TextTokenizer> clip_tokenizer;
   std::vector<ModelUsed> used;
 };
 

@@ -9,12 +9,12 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "clip_scoring.h"
 #include "dalle/cli/command.h"
 #include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
 #include "dalle/models/load.h"
-#include "dalle/text/tokenizer.h"
 #include "picture_files.h"
 
 namespace dalle::generation {
@@ -30,23 +30,18 @@ int run_score_images(const ScoreImagesOptions& options) {
   set_num_threads(options.threads);
   const at::Device device = select_device(options.device);
   const auto clip = models::load_clip(options.clip, {device, options.precision, !options.raw_weights});
-  const auto& config = clip.model->config();
-  const auto tokenizer = text::Tokenizer::from_bytes(clip.tokenizer);
+  const auto tokenizer = models::clip_tokenizer(clip);
   std::vector<Tensor> features;
-  for (const auto& image : options.images) {
-    const Tensor picture =
-        load_picture(image, config.image_size, data::ResizeFilter::kBicubic, SmallPictures::kEnlarge);
-    features.push_back(clip.model->encode_image(picture.to(device).to(at::kFloat).div_(255).unsqueeze(0)));
-  }
+  for (const auto& image : options.images) features.push_back(picture_features(*clip.model, {read_picture(image)}));
+  const Tensor text = caption_features(*clip.model, tokenizer, options.caption);
+  const Tensor cosines_CN = at::matmul(text, at::cat(features).t()).to(at::kDouble);
   nlohmann::ordered_json report{{"clip", clip.path.string()}, {"clip_identity", clip.identity}};
   report["captions"] = nlohmann::ordered_json::array();
-  for (const auto& caption : options.caption) {
-    const auto ids = models::clip_text_ids(config, tokenizer.encode(caption));
-    const Tensor text = clip.model->encode_text(at::tensor(ids, at::kLong).unsqueeze(0).to(device));
-    const Tensor cosines = at::matmul(at::cat(features), text.t()).squeeze(1).to(at::kCPU).to(at::kDouble);
+  for (size_t number = 0; number < options.caption.size(); ++number) {
+    const std::string& caption = options.caption[number];
     std::vector<size_t> order(options.images.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    const double* values = cosines.data_ptr<double>();
+    const double* values = cosines_CN.data_ptr<double>() + number * order.size();
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] > values[b]; });
     std::cout << caption << "\n";
     nlohmann::ordered_json entry{{"caption", caption}, {"images", nlohmann::ordered_json::array()}};

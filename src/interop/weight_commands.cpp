@@ -3,6 +3,7 @@
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
+#include "dalle/interop/clip_weights.h"
 #include "dalle/interop/openai_dvae.h"
 #include "dalle/storage/run_checkpoints.h"
 #include "dalle/storage/torch_file.h"
@@ -14,6 +15,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSafetensors = ".safetensors";
 constexpr const char* kStateDict = ".pt";
+constexpr const char* kOpenaiDvae = "openai-dvae";
+constexpr const char* kOpenaiClip = "openai-clip";
+constexpr const char* kOpenClip = "open-clip";
 
 void check_input(const char* flag, const fs::path& path) {
   if (path.empty()) throw ConfigError(str("import-weights: expected ", flag, " FILE"));
@@ -46,25 +50,48 @@ std::string size_text(const std::vector<storage::NamedTensor>& tensors) {
 }  // namespace
 
 void ImportOptions::validate(const std::string&) const {
-  if (kind != "openai-dvae") {
-    throw ConfigError(Problem{"import-weights", "a kind of weights: openai-dvae",
+  const std::string kind = what.empty() ? "" : what[0];
+  if (kind != kOpenaiDvae && kind != kOpenaiClip && kind != kOpenClip) {
+    throw ConfigError(Problem{"import-weights",
+                              str("a kind of weights: ", kOpenaiDvae, ", ", kOpenaiClip, " or ", kOpenClip),
                               kind.empty() ? "no argument" : "'" + kind + "'", "see import-weights --help"});
   }
-  check_input("--encoder", encoder);
-  check_input("--decoder", decoder);
+  const bool is_clip = kind != kOpenaiDvae;
+  if (what.size() != (is_clip ? 2u : 1u)) {
+    throw ConfigError(Problem{"import-weights " + kind, is_clip ? "one weight file" : "--encoder and --decoder alone",
+                              str(what.size() - 1, " files"), ""});
+  }
+  const auto refuse = [&](const char* flag, bool given) {
+    if (given) throw ConfigError(str("import-weights ", kind, ": ", flag, " is not for this kind"));
+  };
+  if (is_clip) {
+    check_input("FILE", what[1]);
+    check_input("--tokenizer", tokenizer);
+    refuse("--encoder", !encoder.empty());
+    refuse("--decoder", !decoder.empty());
+    refuse("--quick-gelu", quick_gelu && kind == kOpenaiClip);
+  } else {
+    check_input("--encoder", encoder);
+    check_input("--decoder", decoder);
+    refuse("--tokenizer", !tokenizer.empty());
+    refuse("--quick-gelu", quick_gelu);
+  }
   check_output("import-weights", out);
 }
 
 int run_import_weights(const ImportOptions& options) {
+  const std::string& kind = options.what[0];
   const auto checkpoint =
-      import_openai_dvae({.encoder = options.encoder, .decoder = options.decoder, .image_size = options.image_size});
+      kind == kOpenaiDvae
+          ? import_openai_dvae({options.encoder, options.decoder, options.image_size})
+          : import_clip({options.what[1], options.tokenizer, kind == kOpenaiClip || options.quick_gelu});
   make_parent(options.out);
   if (options.out.extension() == kSafetensors) {
     storage::write_bare_checkpoint(options.out, checkpoint);
   } else {
     storage::save_checkpoint(options.out, checkpoint);
   }
-  log_info(str(options.out.string(), ": dVAE, ", size_text(checkpoint.model), ", identity ",
+  log_info(str(options.out.string(), ": ", checkpoint.kind, ", ", size_text(checkpoint.model), ", identity ",
                checkpoint.identities.at("model")));
   return 0;
 }

@@ -13,7 +13,7 @@
 #include "dalle/storage/checkpoint.h"
 #include "dalle/storage/run_checkpoints.h"
 #include "dalle/text/pretokenize.h"
-#include "dalle/text/tokenizer.h"
+#include "dalle/text/text_tokenizer.h"
 #include "dalle/text/tokenizer_report.h"
 
 namespace dalle::models {
@@ -29,8 +29,9 @@ void print_tensors(const char* title, const std::vector<storage::NamedTensor>& t
     std::cout << "  " << name << " " << tensor.sizes() << " " << tensor.dtype() << "\n";
 }
 
-void print_tokenizer(const text::Tokenizer& tokenizer) {
-  std::cout << "tokenizer: " << tokenizer.vocab_size() << " pieces, identity " << tokenizer.identity() << "\n";
+void print_tokenizer(const text::TextTokenizer& tokenizer) {
+  std::cout << "tokenizer: " << tokenizer.vocab_size() << " pieces, identity " << tokenizer.identity() << ", "
+            << enum_name(tokenizer.kind()) << "\n";
 }
 
 /// Caption tokens that the model has slots for, or nothing where it reads no text.
@@ -41,7 +42,7 @@ std::optional<int64_t> caption_slots(const storage::Checkpoint& checkpoint) {
   return std::nullopt;
 }
 
-void print_pieces(const text::Tokenizer& tokenizer, const std::string& text, std::optional<int64_t> slots) {
+void print_pieces(const text::TextTokenizer& tokenizer, const std::string& text, std::optional<int64_t> slots) {
   if (const auto offset = text::find_invalid_utf8(text)) {
     throw ConfigError(
         Problem{"--tokenize", "UTF-8 text",
@@ -49,7 +50,7 @@ void print_pieces(const text::Tokenizer& tokenizer, const std::string& text, std
   }
   const auto ids = tokenizer.encode(text);
   const auto count = static_cast<int64_t>(ids.size());
-  const std::string normalised = text::normalize_caption(text);
+  const std::string normalised = tokenizer.normalize(text);
   std::cout << "normalised: " << normalised << "\n" << count << " tokens";
   if (slots) {
     std::cout << (count > *slots ? str(", cut to the ", *slots, " that the model has slots for")
@@ -81,7 +82,7 @@ int inspect_tokenizer(const std::filesystem::path& path, const InspectOptions& o
     throw ConfigError(
         Problem{options.tensors ? "--tensors" : "--verify", "a checkpoint", "a tokenizer: " + path.string(), ""});
   }
-  const auto tokenizer = text::Tokenizer::load(path);
+  const auto tokenizer = text::TextTokenizer::load(path);
   std::cout << path.string() << "\n";
   print_tokenizer(tokenizer);
   if (!options.tokenize.empty()) print_pieces(tokenizer, options.tokenize, std::nullopt);
@@ -111,10 +112,10 @@ int run_inspect(const InspectOptions& options) {
   print_tensors("model", checkpoint.model, options.tensors);
   print_tensors("averaged weights", checkpoint.ema, options.tensors);
   print_tensors("optimizer", checkpoint.optimizer, options.tensors);
-  if (!checkpoint.tokenizer.empty()) print_tokenizer(text::Tokenizer::from_bytes(checkpoint.tokenizer));
+  if (!checkpoint.tokenizer.empty()) print_tokenizer(text::TextTokenizer::from_bytes(checkpoint.tokenizer));
   std::cout << "model config:\n" << checkpoint.model_config_yaml;
   if (!options.tokenize.empty())
-    print_pieces(text::Tokenizer::from_bytes(checkpoint.tokenizer), options.tokenize, caption_slots(checkpoint));
+    print_pieces(text::TextTokenizer::from_bytes(checkpoint.tokenizer), options.tokenize, caption_slots(checkpoint));
   return 0;
 }
 

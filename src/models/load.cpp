@@ -59,7 +59,22 @@ Loaded<Prior> load_prior(const std::filesystem::path& given, const LoadOptions& 
 }
 
 Loaded<Clip> load_clip(const std::filesystem::path& given, const LoadOptions& options) {
-  return load<Clip, ClipConfig>(given, "clip", options);
+  auto loaded = load<Clip, ClipConfig>(given, "clip", options);
+  loaded.model->pack_for_inference();
+  return loaded;
+}
+
+text::TextTokenizer clip_tokenizer(const Loaded<Clip>& clip) {
+  if (clip.tokenizer.empty()) throw CheckpointError(clip.path.string() + ": CLIP's checkpoint has no tokenizer");
+  auto tokenizer = text::TextTokenizer::from_bytes(clip.tokenizer);
+  const auto& config = clip.model->config();
+  if (tokenizer.kind() != config.tokenizer_kind || tokenizer.vocab_size() + 2 != config.text_vocab_size) {
+    throw CheckpointError(
+        Problem{clip.path.string() + " (tokenizer)",
+                str(enum_name(config.tokenizer_kind), " with ", config.text_vocab_size - 2, " pieces"),
+                str(enum_name(tokenizer.kind()), " with ", tokenizer.vocab_size()), ""});
+  }
+  return tokenizer;
 }
 
 std::vector<std::string> parameter_differences(const layers::Module& module,

@@ -66,8 +66,17 @@ class Walk {
       visit_entries(value, name, nullptr);
     } else if (value.is(Kind::kObject) && value.attribute("_modules") != nullptr) {
       visit_module(value, name);
+    } else if (is_script_module(value)) {
+      spend(*value.state, name);
+      visit_entries(*value.state, name, nullptr);
     }
     --depth_;
+  }
+
+  /// TorchScript's modules are objects whose attributes are their parameters, buffers and modules.
+  static bool is_script_module(const PickleValue& value) {
+    return value.is(Kind::kObject) && value.type_name().starts_with("__torch__.") && value.state != nullptr &&
+           value.state->is(Kind::kDict);
   }
 
   /// In the order of nn.Module.state_dict(): own parameters, own buffers, then the modules below.
@@ -146,9 +155,6 @@ std::string find_prefix(const ZipReader& archive, const std::string& place) {
   }
   if (prefixes.size() != 1) {
     refuse_torch_file(place, str("a zip archive with ", prefixes.size(), " members FOLDER", kPickle), "");
-  }
-  if (archive.find(prefixes[0] + "constants.pkl") != nullptr) {
-    refuse_torch_file(place, "a TorchScript archive", "save the module's state_dict() by torch.save instead");
   }
   return prefixes[0];
 }

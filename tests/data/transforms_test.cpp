@@ -7,6 +7,7 @@
 #include <set>
 
 #include "dalle/core/error.h"
+#include "support/golden.h"
 
 namespace dalle::data {
 namespace {
@@ -136,6 +137,20 @@ TEST(Transforms, SmallPicturesAreRefusedOrEnlarged) {
     EXPECT_THROW(transform_picture(image, {.image_size = 32, .augmentation = kind}, key(0)), DataError);
     const TransformOptions enlarging{.image_size = 32, .augmentation = kind, .upscale_small = true};
     EXPECT_EQ(transform_picture(image, enlarging, key(0)).sizes(), at::IntArrayRef({3, 32, 32}));
+  }
+}
+
+// scripts/golden/clip_packages.py: larger, smaller and equal pictures, in both orientations, through torchvision and Pillow.
+TEST(Transforms, ClipPicturesAreThePackagesWithinOneLevel) {
+  const testing::Golden golden("clip_packages.safetensors");
+  const Tensor mean = at::tensor({0.48145466, 0.4578275, 0.40821073}).view({3, 1, 1});
+  const Tensor std = at::tensor({0.26862954, 0.26130258, 0.27577711}).view({3, 1, 1});
+  for (const char* name : {"50x37", "33x90", "32x32", "20x27", "300x41"}) {
+    const Tensor levels = (golden.at(str("seen.", name)) * std + mean) * 255;
+    const Tensor ours = clip_picture(golden.at(str("picture.", name)), 32).to(at::kFloat);
+    EXPECT_EQ(ours.sizes(), levels.sizes());
+    EXPECT_LE((ours - levels).abs().max().item<double>(), 1.001) << name;
+    EXPECT_LE((ours - levels).abs().mean().item<double>(), 0.02) << name;
   }
 }
 

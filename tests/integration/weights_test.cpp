@@ -97,6 +97,64 @@ TEST(Weights, AVectorQuantisedModelIsExportedWithItsCodebook) {
   }
 }
 
+std::vector<std::string> clip_arguments(const fs::path& out, const std::string& kind = "openai-clip") {
+  return {kind,          testing::golden_path("clip_packages/openai.pt").string(),
+          "--tokenizer", testing::golden_path("clip_bpe/vocabulary.txt.gz").string(),
+          "--out",       out.string()};
+}
+
+TEST(Weights, AnImportedClipScoresPictures) {
+  const Workplace place("import-clip");
+  EXPECT_THAT(run_well("import-weights", clip_arguments(place / "clip")).err, HasSubstr("clip, 38 tensors"));
+  EXPECT_THAT(run_well("inspect-checkpoint", {place.at("clip"), "--verify", "--tokenize", "Caf\u00e9 &amp; more"}).out,
+              AllOf(HasSubstr("clip_bpe"), HasSubstr("normalised: caf\u00e9 & more"), HasSubstr("quick_gelu")));
+  const std::vector<std::string> scoring{
+      picture(place), "--clip", place.at("clip"),        "--caption", "a flag", "--caption",
+      "a cat",        "--json", place.at("scores.json"), "--threads", "1"};
+  run_well("score-images", scoring);
+  const auto quick = nlohmann::json::parse(read_file(place / "scores.json"));
+  EXPECT_EQ(quick.at("captions").size(), 2u);
+  run_well("import-weights", clip_arguments(place / "gelu.safetensors", "open-clip"));
+  auto with_gelu = scoring;
+  with_gelu[2] = place.at("gelu.safetensors");
+  run_well("score-images", with_gelu);
+  const auto gelu = nlohmann::json::parse(read_file(place / "scores.json"));
+  const auto cosine = [](const nlohmann::json& report) {
+    return report.at("captions").at(0).at("images").at(0).at("cosine").get<double>();
+  };
+  EXPECT_GT(std::abs(cosine(quick) - cosine(gelu)), 1e-4) << "open-clip means GELU unless told otherwise";
+  auto quick_arguments = clip_arguments(place / "quick2", "open-clip");
+  quick_arguments.push_back("--quick-gelu");
+  EXPECT_EQ(run_well("import-weights", quick_arguments).exit_code, 0);
+  with_gelu[2] = place.at("quick2");
+  run_well("score-images", with_gelu);
+  EXPECT_EQ(cosine(nlohmann::json::parse(read_file(place / "scores.json"))), cosine(quick));
+}
+
+TEST(Weights, ClipsOfAnotherKindLeaveNothing) {
+  const Workplace place("import-clip-bad");
+  auto arguments = clip_arguments(place / "x");
+  arguments[1] = golden_file("encoder.pkl");
+  Outcome outcome = run("import-weights", arguments);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("visual.conv1.weight"));
+  arguments = clip_arguments(place / "x");
+  arguments[3] = testing::golden_path("sentencepiece.model").string();
+  EXPECT_EQ(run("import-weights", arguments).exit_code, 1);
+  const auto usage = [&](std::vector<std::string> given, const char* says) {
+    outcome = run("import-weights", given);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(says));
+  };
+  usage({"openai-clip", "--out", place.at("x")}, "one weight file");
+  usage({"openai-clip", place.at("none.pt"), "--out", place.at("x")}, "nothing there");
+  arguments = clip_arguments(place / "x");
+  usage({arguments[0], arguments[1], "--out", place.at("x")}, "--tokenizer FILE");
+  arguments.push_back("--quick-gelu");
+  usage(arguments, "--quick-gelu is not for this kind");
+  EXPECT_TRUE(fs::is_empty(place.path()));
+}
+
 TEST(Weights, ExportTakesTheAveragedWeightsUnlessToldOtherwise) {
   const auto& system = TinySystem::instance();
   const Workplace place("export-ema");

@@ -2,6 +2,7 @@
 #include "dalle/models/clip.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -130,6 +131,75 @@ TEST(Clip, Bf16IsNearF32) {
   EXPECT_FALSE(close_to(image, golden.at("image_features"), 1e-5));
 }
 
+/// Dims that packed weights take; a patch whose numbers do not fill the kernels' multiples.
+const ClipConfig kPackable{.image_size = 21,
+                           .patch_size = 7,
+                           .vision_dim = 64,
+                           .vision_layers = 2,
+                           .vision_heads = 2,
+                           .text_context = 9,
+                           .text_vocab_size = 20,
+                           .text_dim = 32,
+                           .text_layers = 2,
+                           .text_heads = 1,
+                           .embed_dim = 10};
+
+TEST(Clip, PackedWeightsGiveWhatPlainBf16Gives) {
+  if (!layers::has_bf16_products()) GTEST_SKIP() << "no bf16 products on this processor";
+  const auto fill = [](Clip& clip) {
+    clip.materialize(at::kCPU);
+    clip.initialize(3);
+    at::manual_seed(4);
+    for (const auto& [name, p] : clip.named_parameters()) p->tensor.detach().add_(at::randn(p->tensor.sizes()) * 0.2);
+  };
+  Clip exact(kPackable), plain(kPackable, at::kBFloat16), packed(kPackable, at::kBFloat16);
+  for (Clip* clip : {&exact, &plain, &packed}) fill(*clip);
+  packed.pack_for_inference();
+  const Tensor pixels = at::rand({5, 3, 21, 21});
+  const Tensor ids =
+      at::tensor({18, 4, 9, 19, 0, 0, 0, 0, 0, 18, 19, 0, 0, 0, 0, 0, 0, 0, 18, 1, 2, 3, 4, 5, 19, 0, 0}, at::kLong)
+          .view({3, 9});
+  const auto compare = [&](const auto& encode) {
+    const c10::NoGradGuard no_grad;
+    const Tensor expected = encode(exact), ours = encode(packed);
+    const double rounding = testing::relative_error(encode(plain), expected);
+    EXPECT_GT(rounding, 1e-4);
+    EXPECT_LT(testing::relative_error(ours, expected), 2 * rounding);
+    EXPECT_FALSE(bitwise_equal(ours, encode(plain))) << "the packed weights were not used";
+  };
+  compare([&](const Clip& clip) { return clip.encode_image(pixels); });
+  compare([&](const Clip& clip) { return clip.encode_text(ids); });
+  const Tensor trained = packed.encode_image(pixels);
+  EXPECT_TRUE(trained.requires_grad()) << "with gradients the plain path is taken";
+  EXPECT_TRUE(bitwise_equal(trained.detach(), plain.encode_image(pixels).detach()));
+}
+
+TEST(Clip, PackingIsForBf16Alone) {
+  Clip clip(kPackable);
+  clip.materialize(at::kCPU);
+  clip.initialize(3);
+  const Tensor pixels = at::rand({2, 3, 21, 21});
+  const c10::NoGradGuard no_grad;
+  const Tensor before = clip.encode_image(pixels);
+  clip.pack_for_inference();
+  EXPECT_TRUE(bitwise_equal(clip.encode_image(pixels), before));
+}
+
+TEST(Clip, PixelsAreNormalisedAsTheConfigSays) {
+  auto config = kTiny;
+  config.pixel_mean = {0.5, 0.25, 0};
+  config.pixel_std = {0.5, 1, 2};
+  Clip clip(config);
+  testing::load_golden(clip, testing::Golden("clip.safetensors"));
+  const Tensor seen = clip.normalise(at::ones({1, 3, 16, 16}));
+  for (int64_t c = 0; c < 3; ++c) {
+    EXPECT_TRUE(seen[0][c]
+                    .eq((1 - config.pixel_mean[static_cast<size_t>(c)]) / config.pixel_std[static_cast<size_t>(c)])
+                    .all()
+                    .item<bool>());
+  }
+}
+
 TEST(Clip, WrongShapesAndConfigsAreRefused) {
   Clip clip(kTiny);
   testing::load_golden(clip, testing::Golden("clip.safetensors"));
@@ -138,6 +208,8 @@ TEST(Clip, WrongShapesAndConfigsAreRefused) {
   EXPECT_THROW(Clip({.image_size = 20, .patch_size = 8}), ConfigError);
   EXPECT_THROW(Clip({.text_vocab_size = 0}), c10::ValueError);  // 0: to be filled from the tokenizer
   EXPECT_THROW(Clip({.vision_dim = 10, .vision_heads = 4}), ConfigError);
+  EXPECT_THROW(Clip({.pixel_mean = {0.5}}), ConfigError);
+  EXPECT_THROW(Clip({.pixel_std = {0.5, 1, 1, 1}}), ConfigError);
 }
 
 }  // namespace

@@ -52,6 +52,11 @@ Tensor apply_augmentation(const Tensor& image_HW3, const TransformOptions& optio
 /// Both, after enlarging small pictures where the options say so.
 Tensor transform_picture(const Tensor& image_HW3, const TransformOptions& options, RandomKey key);
 
+/// CLIP's preprocessing but for the last step, mean and deviation (openai/CLIP clip/clip.py, open_clip transform.py: torchvision's
+/// Resize and CenterCrop of Pillow pictures): the shorter side to `size` by the bicubic filter, smaller pictures too, the longer in
+/// proportion and rounded down; crop in the centre. uint8 [H, W, 3] -> [3, size, size]; within one level of Pillow's fixed-point sums.
+Tensor clip_picture(const Tensor& image_HW3, int64_t size);
+
 }  // namespace dalle::data
 
 namespace dalle {

@@ -4,22 +4,37 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace dalle::interop {
 
 struct ImportOptions {
-  std::string kind;
+  std::vector<std::string> what;
   std::filesystem::path encoder;
   std::filesystem::path decoder;
+  std::filesystem::path tokenizer;
+  bool quick_gelu = false;
   std::filesystem::path out;
   int64_t image_size = 256;
 
   static void visit_fields(auto& self, auto&& field) {
-    field("kind", self.kind, "whose weights: openai-dvae (the discrete VAE of openai/DALL-E)");
-    field("encoder", self.encoder, "encoder.pkl, or another torch.save or .safetensors file with the encoder");
-    field("decoder", self.decoder, "decoder.pkl, or another torch.save or .safetensors file with the decoder");
+    field("what", self.what,
+          "whose weights: openai-dvae (the discrete VAE of openai/DALL-E; with --encoder and --decoder), openai-clip "
+          "FILE (of "
+          "openai/CLIP) or open-clip FILE (of open_clip)");
+    field("encoder", self.encoder,
+          "openai-dvae: encoder.pkl, or another torch.save or .safetensors file with the encoder");
+    field("decoder", self.decoder,
+          "openai-dvae: decoder.pkl, or another torch.save or .safetensors file with the decoder");
+    field("tokenizer", self.tokenizer,
+          "CLIPs: the vocabulary file bpe_simple_vocab_16e6.txt.gz (scripts/clip_vocabulary.sh gets it), kept in the "
+          "checkpoint");
+    field("quick_gelu", self.quick_gelu,
+          "open-clip: the model is one of open_clip's \"-quickgelu\"; without it the activation is GELU. OpenAI's "
+          "always have it");
     field("out", self.out, "checkpoint folder to make, or one FILE.safetensors; must not exist");
-    field("image_size", self.image_size, "side of the pictures that the model is for; any multiple of 8 works",
+    field("image_size", self.image_size,
+          "openai-dvae: side of the pictures that the model is for; any multiple of 8 works",
           {.min = 8, .unit = "pixels"});
   }
   void validate(const std::string& place) const;

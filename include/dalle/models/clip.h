@@ -2,9 +2,13 @@
 // symmetric contrastive loss; used to rerank samples. Parameter names are those of OpenAI's state dict.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "dalle/layers/packed_transformer.h"
 #include "dalle/layers/transformer.h"
+#include "dalle/text/text_tokenizer.h"
 
 namespace dalle::models {
 
@@ -21,6 +25,10 @@ struct ClipConfig {
   int64_t text_heads = 8;
   int64_t embed_dim = 512;
   layers::Activation activation = layers::Activation::kQuickGelu;
+  text::TokenizerKind tokenizer_kind = text::TokenizerKind::kSentencePiece;
+  // What pixels in [0, 1] are normalised by, for red, green and blue; these are OpenAI's (clip/clip.py).
+  std::vector<double> pixel_mean = {0.48145466, 0.4578275, 0.40821073};
+  std::vector<double> pixel_std = {0.26862954, 0.26130258, 0.27577711};
 
   /// Pieces of a caption between start and end of text.
   int64_t max_caption_tokens() const { return text_context - 2; }
@@ -39,6 +47,11 @@ struct ClipConfig {
     field("text_heads", self.text_heads, "heads of the text tower", {.min = 1});
     field("embed_dim", self.embed_dim, "size of the common feature space", {.min = 1});
     field("activation", self.activation, "non-linearity of the MLPs");
+    field("tokenizer_kind", self.tokenizer_kind,
+          "how captions are read: by a model of train-tokenizer, or by CLIP's own vocabulary");
+    field("pixel_mean", self.pixel_mean, "means of red, green and blue in [0, 1] that are subtracted from pixels");
+    field("pixel_std", self.pixel_std, "deviations of red, green and blue that pixels are then divided by",
+          {.min = 1e-6});
   }
   void validate(const std::string& place) const;
 };
@@ -47,11 +60,16 @@ class Clip : public layers::Module {
  public:
   explicit Clip(const ClipConfig& config, at::ScalarType compute_dtype = at::kFloat);
 
-  /// Pixels [B, 3, S, S] in [0, 1] -> unit features [B, E], f32. Normalises by CLIP's mean and standard deviation.
+  /// Pixels [B, 3, S, S] in [0, 1] less pixel_mean, by pixel_std: what the image tower sees.
+  Tensor normalise(const Tensor& pixels_B3HW) const;
+  /// Pixels [B, 3, S, S] in [0, 1] -> unit features [B, E], f32.
   Tensor encode_image(const Tensor& pixels_B3HW, layers::BlockRunner& runner = layers::plain_runner()) const;
   /// Ids [B, text_context] as made by text ids: start, pieces, end, then 0 -> unit features [B, E], f32. The feature is
   /// taken at the end-of-text slot, found as the largest id of the row.
   Tensor encode_text(const Tensor& ids_BT, layers::BlockRunner& runner = layers::plain_runner()) const;
+  /// Packs the weights for inference, where they and the processor allow it (bf16 on a CPU): encode_image() and encode_text()
+  /// without gradients then run on layers::PackedTransformer. Weights must not change afterwards.
+  void pack_for_inference();
   /// exp(logit_scale), at most 100.
   Tensor scale() const;
 
@@ -60,8 +78,19 @@ class Clip : public layers::Module {
   const ClipConfig& config() const { return config_; }
 
  private:
+  struct Packed {
+    layers::PackedLinear patches;
+    layers::PackedTransformer visual, text;
+  };
+  bool uses_packed(const Tensor& input) const;
+  Tensor packed_image_features(const Tensor& pixels_B3HW) const;
+  Tensor packed_text_features(const Tensor& ids_BL, const Tensor& end_B) const;
+  Tensor image_input(const Tensor& patches_BPD) const;
+  Tensor text_input(const Tensor& ids_BL) const;
+
   ClipConfig config_;
   at::ScalarType compute_dtype_;
+  std::optional<Packed> packed_;
 
  public:
   layers::Parameter& positional_embedding;  // [text_context, text_dim]

@@ -10,6 +10,7 @@
 #include "dalle/models/dvae.h"
 #include "dalle/models/prior.h"
 #include "dalle/storage/checkpoint.h"
+#include "dalle/text/text_tokenizer.h"
 
 namespace dalle::models {
 
@@ -35,6 +36,10 @@ struct LoadOptions {
 Loaded<Dvae> load_dvae(const std::filesystem::path& given, const LoadOptions& options);
 Loaded<Prior> load_prior(const std::filesystem::path& given, const LoadOptions& options);
 Loaded<Clip> load_clip(const std::filesystem::path& given, const LoadOptions& options);
+
+/// The tokenizer that a CLIP's checkpoint carries. Throws CheckpointError where it has none, or one of another kind or size
+/// than the model's config says.
+text::TextTokenizer clip_tokenizer(const Loaded<Clip>& clip);
 
 /// What keeps `tensors` from being this module's parameters: one line for each that is missing, left over or of another
 /// shape; empty where they fit.

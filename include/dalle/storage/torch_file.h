@@ -1,5 +1,5 @@
-// Files of torch.save: named tensors out of a state dict, a dict of dicts, or a whole pickled nn.Module, and a state dict
-// written so that torch.load(weights_only=True) reads it. Reading runs nothing (storage/pickle_reader.h).
+// Files of torch.save and torch.jit.save: named tensors out of a state dict, a dict of dicts, a whole pickled nn.Module or a
+// TorchScript archive (of whose code nothing is read), and a state dict written so that torch.load(weights_only=True) reads it. Reading runs nothing (storage/pickle_reader.h).
 #pragma once
 
 #include <filesystem>
@@ -17,10 +17,10 @@ struct TorchFile {
 
 /// Tensors may be views of the same memory, with any strides, but none has more elements than its storage; parameters are
 /// plain tensors. A dict gives its tensors under their keys, and those of dicts and modules in it under "KEY.NAME"; a
-/// module gives what its state_dict() would. Other values (numbers, texts) are passed over.
+/// module gives what its state_dict() would, a TorchScript module all tensors among its attributes. Other values (numbers, texts) are passed over.
 ///
 /// Throws FileError where the file cannot be read. CheckpointError, naming the file and the tensor, for files of PyTorch
-/// before 1.6, TorchScript archives, big-endian data, tensors that are not plain (sparse, quantised, subclasses), sizes
+/// before 1.6, big-endian data, tensors that are not plain (sparse, quantised, subclasses), sizes
 /// that leave their storage, two tensors of one name, and everything that zip_archive.h and pickle_reader.h refuse.
 TorchFile read_torch_file(const std::filesystem::path& path);
 

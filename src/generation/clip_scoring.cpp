@@ -1,0 +1,44 @@
+#include "clip_scoring.h"
+
+#include <ATen/ATen.h>
+
+#include "dalle/core/device.h"
+#include "dalle/data/transforms.h"
+#include "dalle/generation/picture_writer.h"
+
+namespace dalle::generation {
+namespace {
+
+constexpr size_t kChunk = 32;  // captions or pictures
+
+/// Calls `encode` with the rows of a chunk as one tensor [n, ...] and returns all it gave.
+template <class Row, class Encode>
+Tensor encode_chunks(size_t count, Row row, Encode encode) {
+  std::vector<Tensor> features;
+  for (size_t first = 0; first < count; first += kChunk) {
+    std::vector<Tensor> rows;
+    for (size_t i = first; i < std::min(count, first + kChunk); ++i) rows.push_back(row(i));
+    features.push_back(encode(at::stack(rows)).to(at::kCPU));
+  }
+  return at::cat(features);
+}
+
+}  // namespace
+
+Tensor caption_features(const models::Clip& clip, const text::TextTokenizer& tokenizer,
+                        const std::vector<std::string>& captions) {
+  return encode_chunks(
+      captions.size(),
+      [&](size_t i) {
+        return at::tensor(models::clip_text_ids(clip.config(), tokenizer.encode(captions[i])), at::kLong);
+      },
+      [&](const Tensor& ids) { return clip.encode_text(to_device(ids, clip.device())); });
+}
+
+Tensor picture_features(const models::Clip& clip, const std::vector<Tensor>& pictures) {
+  return encode_chunks(
+      pictures.size(), [&](size_t i) { return data::clip_picture(to_picture(pictures[i]), clip.config().image_size); },
+      [&](const Tensor& bytes) { return clip.encode_image(to_device(bytes, clip.device()).to(at::kFloat).div_(255)); });
+}
+
+}  // namespace dalle::generation
