@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs dalle-bench and its peers' scripts in turns, one thread each, and prints the speeds and the ratio of each config.
 
-    beside_peer.py dvae-train|prior-train [--rounds N] [--bin DIR] [CONFIG...]
+    beside_peer.py dvae-train|prior-train|clip-score [--rounds N] [--bin DIR] [CONFIG...]
 
 A turn is ours and each peer's one after the other, in changing order; ratios are taken within turns, since a machine's speed
-drifts. Called by stage1.sh and stage2.sh, which see to what the peers need."""
+drifts. Called by stage1.sh, stage2.sh and clip.sh, which see to what the peers need."""
 import argparse
 import json
 import os
@@ -24,6 +24,12 @@ JOBS = {
         "peers": {"plain GPT": ("prior_peer.py", "bf16"), "DALLE-pytorch": ("dalle_pytorch_peer.py", "bf16_compiled")},
         "configs": ["small_64+16x16_b4", "small_256+32x32_b1", "dim512x8_64+16x16_b4", "dim512x8_256+32x32_b1",
                     "dim256x4_64+16x16_b16"],
+    },
+    "clip-score": {
+        "peers": {"oc pure bf16": ("clip_peer.py", "open_clip.pure_bf16"),
+                  "oc autocast": ("clip_peer.py", "open_clip.autocast"), "oc f32": ("clip_peer.py", "open_clip.f32"),
+                  "clip-anytorch": ("clip_peer.py", "clip-anytorch.f32")},
+        "configs": ["vit_b32_b32", "vit_b32_b32_full_text"],
     },
 }
 

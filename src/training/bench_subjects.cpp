@@ -249,28 +249,31 @@ BenchConfig prior_memory_config(const std::string& name, const PriorSize& size) 
 }  // namespace
 
 std::vector<BenchConfig> bench_configs() {
-  return {dvae_config("openai_nhid64_64px_b16", 64, 64, 16),
-          dvae_config("openai_nhid256_128px_b2", 256, 128, 2),
-          dvae_config("openai_nhid32_64px_b32", 32, 64, 32),
-          dvae_config("openai_nhid128_64px_b8", 128, 64, 8),
-          dvae_config("openai_nhid64_128px_b4", 64, 128, 4),
-          dvae_config("openai_nhid256_256px_b1", 256, 256, 1),
-          relaxation_config("grid8_b16", 8, 16),
-          relaxation_config("grid32_b1", 32, 1),
-          prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", {64, 16, 4}),
-          prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", {256, 32, 1}),
-          prior_memory_config("small_256+32x32_b8", {256, 32, 8}),
-          prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4_full", {64, 16, 4}, models::LayerOrder::kFull),
-          prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1_full", {256, 32, 1}, models::LayerOrder::kFull),
-          prior_config(BenchJob::kPriorTrain, "dim512x8_64+16x16_b4", {64, 16, 4, 512}),
-          prior_config(BenchJob::kPriorTrain, "dim512x8_256+32x32_b1", {256, 32, 1, 512}),
-          prior_config(BenchJob::kPriorTrain, "dim256x4_64+16x16_b16", {64, 16, 16, 256, 4}),
-          attention_config("64+16x16_h8x32", {64, 16}, 32),
-          attention_config("256+32x32_h8x32", {256, 32}, 32),
-          attention_config("256+32x32_h8x64", {256, 32}, 64),
-          prior_config(BenchJob::kSample, "small_64+16x16_b1", {64, 16, 1}),
-          prior_config(BenchJob::kSample, "small_64+16x16_b8", {64, 16, 8}),
-          tokenizer_bench_config()};
+  std::vector<BenchConfig> configs{
+      dvae_config("openai_nhid64_64px_b16", 64, 64, 16),
+      dvae_config("openai_nhid256_128px_b2", 256, 128, 2),
+      dvae_config("openai_nhid32_64px_b32", 32, 64, 32),
+      dvae_config("openai_nhid128_64px_b8", 128, 64, 8),
+      dvae_config("openai_nhid64_128px_b4", 64, 128, 4),
+      dvae_config("openai_nhid256_256px_b1", 256, 256, 1),
+      relaxation_config("grid8_b16", 8, 16),
+      relaxation_config("grid32_b1", 32, 1),
+      prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", {64, 16, 4}),
+      prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", {256, 32, 1}),
+      prior_memory_config("small_256+32x32_b8", {256, 32, 8}),
+      prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4_full", {64, 16, 4}, models::LayerOrder::kFull),
+      prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1_full", {256, 32, 1}, models::LayerOrder::kFull),
+      prior_config(BenchJob::kPriorTrain, "dim512x8_64+16x16_b4", {64, 16, 4, 512}),
+      prior_config(BenchJob::kPriorTrain, "dim512x8_256+32x32_b1", {256, 32, 1, 512}),
+      prior_config(BenchJob::kPriorTrain, "dim256x4_64+16x16_b16", {64, 16, 16, 256, 4}),
+      attention_config("64+16x16_h8x32", {64, 16}, 32),
+      attention_config("256+32x32_h8x32", {256, 32}, 32),
+      attention_config("256+32x32_h8x64", {256, 32}, 64),
+      prior_config(BenchJob::kSample, "small_64+16x16_b1", {64, 16, 1}),
+      prior_config(BenchJob::kSample, "small_64+16x16_b8", {64, 16, 8}),
+      tokenizer_bench_config()};
+  for (auto& config : clip_bench_configs()) configs.push_back(std::move(config));
+  return configs;
 }
 
 }  // namespace dalle::training

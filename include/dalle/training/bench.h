@@ -1,4 +1,4 @@
-// dalle-bench: what the machine does with our training steps, samplers and tokenizer. One JSON line per implementation:
+// dalle-bench: what the machine does with our training steps, samplers, CLIP and tokenizer. One JSON line per implementation:
 // job, config, impl, unit, median, best, spread, peak_mib (tensors allocated during a step at once) and, from the second
 // on, ratio_to_ref and peak_to_ref (where the first allocates tensors). Implementations are timed in interleaved rounds of one process, so that noise hits
 // all alike.
@@ -12,7 +12,7 @@
 
 namespace dalle::training {
 
-enum class BenchJob { kDvaeTrain, kRelaxation, kAttention, kPriorTrain, kSample, kTokenize };
+enum class BenchJob { kDvaeTrain, kRelaxation, kAttention, kPriorTrain, kSample, kClipScore, kTokenize };
 
 struct BenchOptions {
   BenchJob job = BenchJob::kDvaeTrain;
@@ -50,6 +50,7 @@ struct EnumNames<training::BenchJob> {
   static constexpr EnumName<training::BenchJob> values[] = {
       {training::BenchJob::kDvaeTrain, "dvae-train"}, {training::BenchJob::kRelaxation, "relaxation"},
       {training::BenchJob::kAttention, "attention"},  {training::BenchJob::kPriorTrain, "prior-train"},
-      {training::BenchJob::kSample, "sample"},        {training::BenchJob::kTokenize, "tokenize"}};
+      {training::BenchJob::kSample, "sample"},        {training::BenchJob::kClipScore, "clip-score"},
+      {training::BenchJob::kTokenize, "tokenize"}};
 };
 }  // namespace dalle

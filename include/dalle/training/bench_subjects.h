@@ -27,6 +27,9 @@ struct BenchConfig {
 
 std::vector<BenchConfig> bench_configs();
 
+/// Scoring of pictures against captions by CLIP ViT-B/32, batch 32.
+std::vector<BenchConfig> clip_bench_configs();
+
 /// Our tokenizer beside SentencePiece's encoder, with and without BPE dropout; one thread.
 BenchConfig tokenizer_bench_config();
 
