@@ -15,7 +15,12 @@ namespace dalle::training {
 namespace {
 
 // The model as the tokenizer wants it: its pieces, start and end.
-ClipTraining with_vocabulary(ClipTraining config, const text::Tokenizer& tokenizer) {
+ClipTraining with_vocabulary(ClipTraining config, const text::TextTokenizer& tokenizer) {
+  if (config.model.tokenizer_kind != tokenizer.kind()) {
+    throw ConfigError(Problem{"model.tokenizer_kind",
+                              str(enum_name(tokenizer.kind()), ", as ", config.tokenizer.string(), " is"),
+                              std::string(enum_name(config.model.tokenizer_kind)), ""});
+  }
   const int64_t wanted = tokenizer.vocab_size() + 2;
   if (config.model.text_vocab_size == 0) config.model.text_vocab_size = wanted;
   if (config.model.text_vocab_size != wanted) {
@@ -45,7 +50,7 @@ ClipTask::ClipTask(const ClipTraining& config, at::Device device)
       device_(device),
       dataset_(config.data.sources),
       validation_(open_validation(config.validation)),
-      tokenizer_(text::Tokenizer::load(tokenizer_file(config.tokenizer))),
+      tokenizer_(text::TextTokenizer::load(tokenizer_file(config.tokenizer))),
       model_((config_ = with_vocabulary(config, tokenizer_)).model, compute_dtype(config.precision, device)) {
   if (!config.dvae.empty()) {
     dvae_ = models::load_dvae(config.dvae, {.device = device, .precision = config.precision});
@@ -103,11 +108,36 @@ std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
   return {static_cast<double>(batch.pixels.size(0))};
 }
 
+void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext&,
+                          distributed::Communicator& communicator) {
+  communicator_ = &communicator;
+  cached_.reset();
+  next_micro_batch_ = 0;
+  num_micro_batches_ = batches.size();
+  if (batches.size() == 1) return;
+  const c10::NoGradGuard no_grad;
+  std::vector<Tensor> images, texts;
+  for (const auto& batch : batches) {
+    images.push_back(model_.encode_image(batch.pixels));
+    texts.push_back(model_.encode_text(batch.batch.caption_ids));
+  }
+  cached_.emplace(images, texts, model_.scale(), communicator);
+}
+
 StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext& context) {
   const Tensor image = model_.encode_image(batch.pixels, *context.runner);
   const Tensor text = model_.encode_text(batch.batch.caption_ids, *context.runner);
-  const Tensor loss = models::contrastive_loss(image, text, model_.scale());
-  return {.loss = loss, .metrics = {{"logit_scale", model_.scale()}}};
+  const Tensor scale = model_.scale();
+  const Tensor loss = cached_ ? cached_->share(next_micro_batch_++, image, text, scale)
+                              : contrastive_share(image, text, scale, *communicator_);
+  const auto shares = static_cast<double>(num_micro_batches_) * communicator_->world_size();
+  return {.loss = loss, .metrics = {{"logit_scale", scale.detach() / shares}}};
+}
+
+void ClipTask::after_update(distributed::Communicator&, const Tensor&) {
+  constexpr double kLargest = 4.60516;  // just below ln 100, where Clip::scale() still has a gradient
+  const c10::NoGradGuard no_grad;
+  model_.logit_scale.tensor.clamp_(0, kLargest);
 }
 
 void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
@@ -124,7 +154,7 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
     images.push_back(model_.encode_image(to_unit_range(batch.images, device_)));
     texts.push_back(model_.encode_text(at::stack(ids).to(device_)));
   }
-  for (const int64_t k : {1, 5}) {
+  for (const int64_t k : {1, 5, 10}) {
     const auto recall = evaluation::recall_at(at::cat(images), at::cat(texts), k);
     metrics.emplace_back(str(prefix, "_image_to_text_r", k), recall.image_to_text);
     metrics.emplace_back(str(prefix, "_text_to_image_r", k), recall.text_to_image);

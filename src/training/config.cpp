@@ -26,10 +26,6 @@ void DvaeTraining::validate(const std::string& place) const {
 }
 
 void ClipTraining::validate(const std::string& place) const {
-  if (trainer.micro_size() != trainer.batch_size) {
-    throw ConfigError(Problem{place, "trainer.micro_batch_size 0: the contrastive loss compares a whole batch",
-                              str(trainer.micro_batch_size), ""});
-  }
   if (reconstructed_share > 0 && dvae.empty()) {
     throw ConfigError(Problem{place, "a dvae for reconstructed_share", "none", "set dvae, or reconstructed_share: 0"});
   }

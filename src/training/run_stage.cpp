@@ -10,7 +10,7 @@
 #include "dalle/models/load.h"
 #include "dalle/models/summary.h"
 #include "dalle/optim/parameter_groups.h"
-#include "dalle/text/tokenizer.h"
+#include "dalle/text/text_tokenizer.h"
 #include "dalle/training/matrix_speed.h"
 #include "dalle/training/task_support.h"
 
@@ -59,7 +59,7 @@ void check_clip(const ClipTraining& config, const cli::Invocation& call) {
   note_missing_sources(config.data);
   models::ClipConfig model = config.model;
   if (model.text_vocab_size == 0) {
-    model.text_vocab_size = text::Tokenizer::load(tokenizer_file(config.tokenizer)).vocab_size() + 2;
+    model.text_vocab_size = text::TextTokenizer::load(tokenizer_file(config.tokenizer)).vocab_size() + 2;
   } else {
     note_missing("tokenizer", config.tokenizer);
   }

@@ -50,7 +50,7 @@ Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const
   return {name, generation::contact_sheet(cells, {.title = title})};
 }
 
-std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids) {
+std::string shown_pieces(const text::TextTokenizer& tokenizer, const Tensor& ids) {
   const Tensor row = ids.to(at::kCPU).contiguous();
   return text::shown_pieces(tokenizer, {row.const_data_ptr<int64_t>(), static_cast<size_t>(row.numel())});
 }

@@ -197,6 +197,7 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
   optimizer_.zero_grad();
   step_metrics_.clear();
   micro_losses_.clear();
+  task_.begin_step(batches, context, communicator_);
   for (const auto& batch : batches) {
     const StepOutput output = task_.training_step(batch, context);
     output.loss.backward();

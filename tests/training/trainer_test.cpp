@@ -66,6 +66,9 @@ TEST(Trainer, MicroBatchesOfAVectorQuantisedModelAddUp) { expect_accumulation_ch
 // Captions differ in length, so that a mean over micro-batches would not be the mean over the batch.
 TEST(Trainer, MicroBatchesOfThePriorAddUp) { expect_accumulation_changes_nothing(tiny_prior(5), 2, "prior"); }
 
+// By gradient caching: each micro-batch is compared with all of the batch.
+TEST(Trainer, MicroBatchesOfClipAddUp) { expect_accumulation_changes_nothing(tiny_clip(5), 2, "clip"); }
+
 TEST(Trainer, MicroBatchesOfOneAddUpToo) { expect_accumulation_changes_nothing(tiny_prior(3), 1, "one"); }
 
 // --------------------------------------------------------------------------------------------------------- bad numbers

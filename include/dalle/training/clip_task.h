@@ -5,8 +5,9 @@
 
 #include "dalle/models/clip.h"
 #include "dalle/models/load.h"
-#include "dalle/text/tokenizer.h"
+#include "dalle/text/text_tokenizer.h"
 #include "dalle/training/config.h"
+#include "dalle/training/contrastive_step.h"
 #include "dalle/training/task.h"
 
 namespace dalle::training {
@@ -23,7 +24,12 @@ class ClipTask : public TrainingTask {
   /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
+  /// Of more than one micro-batch: makes their features without gradients, for gradient caching.
+  void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context,
+                  distributed::Communicator& communicator) override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
+  /// Keeps logit_scale within [0, ln 100] (Radford et al. 2021, 2.5), so that its gradient never vanishes at the end.
+  void after_update(distributed::Communicator& communicator, const Tensor& skip) override;
   Metrics schedule_values(int64_t) const override { return {}; }
   /// Retrieval among 100 training pairs and among the validation pairs.
   Metrics evaluate(int64_t step) override;
@@ -40,9 +46,15 @@ class ClipTask : public TrainingTask {
   at::Device device_;
   data::Dataset dataset_;
   std::unique_ptr<data::Dataset> validation_;
-  text::Tokenizer tokenizer_;
+  text::TextTokenizer tokenizer_;
   std::optional<models::Loaded<models::Dvae>> dvae_;
   models::Clip model_;
+  // Of the step that is being computed.
+  std::unique_ptr<distributed::Communicator> alone_ = distributed::make_singleton();
+  distributed::Communicator* communicator_ = alone_.get();
+  std::optional<ContrastiveStep> cached_;
+  size_t next_micro_batch_ = 0;
+  size_t num_micro_batches_ = 1;
 };
 
 }  // namespace dalle::training

@@ -67,6 +67,10 @@ class TrainingTask {
   /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward. Must not wait
   /// for the device, as nothing in a step may.
   virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
+  /// Before a step's first training_step(), with all its micro-batches in their order: for losses that compare samples
+  /// of the whole global batch.
+  virtual void begin_step(const std::vector<PreparedBatch>& /*batches*/, const StepContext& /*context*/,
+                          distributed::Communicator& /*communicator*/) {}
   virtual StepOutput training_step(const PreparedBatch& batch, const StepContext& context) = 0;
   /// After each update of the weights and before it is averaged: moves what no gradient moves (a codebook), unless `skip`,
   /// an f32 scalar on the task's device that the host has not read, is 1: then the update was skipped.

@@ -7,7 +7,7 @@
 
 #include "dalle/core/random.h"
 #include "dalle/data/loader.h"
-#include "dalle/text/tokenizer.h"
+#include "dalle/text/text_tokenizer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/task.h"
 
@@ -32,7 +32,7 @@ Sheet captioned_sheet(const std::string& name, const PreparedBatch& batch, const
                       const std::function<std::string(size_t)>& label = {});
 
 /// The pieces of a row of ids as text, see text::shown_pieces.
-std::string shown_pieces(const text::Tokenizer& tokenizer, const Tensor& ids);
+std::string shown_pieces(const text::TextTokenizer& tokenizer, const Tensor& ids);
 
 /// Three significant digits.
 std::string short_number(double value);
