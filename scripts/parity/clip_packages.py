@@ -65,13 +65,14 @@ def report(name: str, value: float, bar: float) -> bool:
 
 
 def captions() -> list[str]:
-    """Different captions that ftfy takes to be decoded rightly, no line breaks; some longer than CLIP's 77 slots, one empty."""
+    """Different captions that ftfy takes to be decoded rightly, no line breaks; some longer than CLIP's 77 slots, one empty.
+    No names of references in capitals, which ftfy guesses at ("&EACUTE;")."""
     draw, out = random.Random(SEED), {"": None}
     while len(out) < CAPTIONS:
         words = [draw.choice(WORDS) if draw.random() < 0.5 else invented_word(draw)
                  for _ in range(draw.choice((1, 2, 3, 4, 6, 12, 40)))]
         glue = draw.choice((" ", " ", " ", "", "  "))
-        caption = glue.join(word.upper() if draw.random() < 0.1 else word for word in words)
+        caption = glue.join(word.upper() if "&" not in word and draw.random() < 0.1 else word for word in words)
         if ftfy.fix_text(caption, fix_encoding=False) == ftfy.fix_text(caption):
             out[caption] = None
     return list(out)

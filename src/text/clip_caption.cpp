@@ -122,7 +122,7 @@ bool is_dropped(UChar32 c) {
 
 /// Full-width and half-width forms, and letters that are printed as one.
 bool is_typographic_form(UChar32 c) {
-  return (c >= 0xFF01 && c <= 0xFFEF) || c == 0x132 || c == 0x133 || c == 0x149 || (c >= 0x1C4 && c <= 0x1CC) ||
+  return (c >= 0xFF01 && c <= 0xFFEF) || c == 0x132 || c == 0x133 || (c >= 0x1C4 && c <= 0x1CC) ||
          (c >= 0x1F1 && c <= 0x1F3) || (c >= 0xFB00 && c <= 0xFB06 && c != 0xFB05);
 }
 
@@ -137,6 +137,8 @@ icu::UnicodeString plain_typography(const icu::UnicodeString& text) {
       out.append(static_cast<UChar32>('\''));
     } else if (c >= 0x201C && c <= 0x201F) {
       out.append(static_cast<UChar32>('"'));
+    } else if (c == 0x149) {  // whose own apostrophe would be a curly one
+      out.append(static_cast<UChar32>('\'')).append(static_cast<UChar32>('n'));
     } else if (is_typographic_form(c)) {
       out.append(normalized(compatible, icu::UnicodeString(c)));
     } else {

@@ -45,7 +45,7 @@ TEST(ClipCaption, CleaningUnescapesTwiceCollapsesSpaceAndLowers) {
 
 TEST(ClipCaption, TypographyIsMadePlainAsByFtfy) {
   EXPECT_EQ(clean_clip_caption("“Don’t” ‘x’"), "\"don't\" 'x'");
-  EXPECT_EQ(clean_clip_caption("ＦＵＬＬ ﬁne oﬃce ｶﾞ"), "full fine office ガ");
+  EXPECT_EQ(clean_clip_caption("ＦＵＬＬ ﬁne oﬃce ｶﾞ ŉ ǆ"), "full fine office ガ 'n dž");
   EXPECT_EQ(clean_clip_caption("e\u0301te\u0301 n\u0303"), "été ñ");
   EXPECT_EQ(clean_clip_caption("a\u0001b\uFEFFc\u007F"), "abc");
   EXPECT_EQ(clean_clip_caption("&ldquo;x&amp;rdquo;"), "\"x\"");
