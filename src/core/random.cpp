@@ -10,6 +10,7 @@
 
 #include "dalle/core/device.h"
 #include "dalle/core/random_cuda.h"
+#include "dalle/core/random_fill.h"
 #include "dalle/core/vector_math.h"
 
 namespace dalle {
@@ -208,6 +209,10 @@ Tensor gumbel_rows(std::span<const RandomKey> keys, int64_t row_size, at::Device
 
 void fill_gumbel(RandomKey key, int64_t offset, int64_t size, float* out) {
   fill_row(gumbel_chunk, key, offset, size, out);
+}
+
+void fill_uniform(RandomKey key, int64_t offset, int64_t size, float* out) {
+  fill_row(uniform_chunk, key, offset, size, out);
 }
 
 Tensor normal(RandomKey key, int64_t size) {

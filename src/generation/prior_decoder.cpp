@@ -81,4 +81,48 @@ Tensor PriorDecoder::step(int64_t slot, const Tensor& tokens_B) {
   return prior_.image_logits(prior_.ln_final.forward(out)).squeeze(1);
 }
 
+void PriorDecoder::expand(int64_t batch) {
+  TORCH_CHECK_VALUE(batch_ == 1 && batch > 0, "[prior decoder] expected one candidate to make ", batch, " of, got ",
+                    batch_);
+  for (LayerCache& cache : caches_) {
+    cache.image_k_BHIK = cache.image_k_BHIK.repeat_interleave(batch, 0);
+    cache.image_v_BHIK = cache.image_v_BHIK.repeat_interleave(batch, 0);
+  }
+  batch_ = batch;
+}
+
+namespace {
+
+class OperatorDecoder : public Decoder {
+ public:
+  OperatorDecoder(const models::Prior& prior, const Tensor& captions_CT, int64_t batch) {
+    for (const Tensor& caption_T : captions_CT.unbind(0)) decoders_.emplace_back(prior, caption_T, batch);
+  }
+
+  Tensor step(int64_t slot, const Tensor& tokens_B) override {
+    std::vector<Tensor> logits;
+    for (PriorDecoder& decoder : decoders_) logits.push_back(decoder.step(slot, tokens_B));
+    return at::stack(logits);
+  }
+
+  void expand(int64_t batch) override {
+    for (PriorDecoder& decoder : decoders_) decoder.expand(batch);
+  }
+
+ private:
+  std::vector<PriorDecoder> decoders_;
+};
+
+}  // namespace
+
+int64_t OperatorModel::candidate_bytes() const {
+  const auto& config = prior_.config();
+  return 2 * config.num_layers * config.image_context() * config.dim *
+         static_cast<int64_t>(c10::elementSize(prior_.compute().dtype));
+}
+
+std::unique_ptr<Decoder> OperatorModel::start(const Tensor& captions_CT, int64_t batch) {
+  return std::make_unique<OperatorDecoder>(prior_, captions_CT, batch);
+}
+
 }  // namespace dalle::generation

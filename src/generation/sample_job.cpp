@@ -127,8 +127,8 @@ class SampleJob {
       std::vector<int64_t> numbers(static_cast<size_t>(std::min(batch_size_, options_.candidates - first)));
       std::iota(numbers.begin(), numbers.end(), first);
       const double begin = now_seconds();
-      const auto batch = sample_tokens(*models_.prior.model, prompt, numbers, sampling,
-                                       [&](int64_t) { return show_progress(static_cast<int64_t>(numbers.size())); });
+      const auto batch = models_.sampler->draw(
+          prompt, numbers, sampling, [&](int64_t) { return show_progress(static_cast<int64_t>(numbers.size())); });
       const double sampled = now_seconds();
       const auto count = static_cast<int64_t>(numbers.size());
       pictures.push_back(

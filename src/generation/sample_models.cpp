@@ -48,14 +48,31 @@ int64_t available_memory_bytes() {
 
 }  // namespace
 
+Precision model_precision(SamplePrecision precision) {
+  switch (precision) {
+    case SamplePrecision::kF32:
+      return Precision::kF32;
+    case SamplePrecision::kBf16:
+      return Precision::kBf16;
+    case SamplePrecision::kFp16:
+      return Precision::kFp16;
+    case SamplePrecision::kAuto:
+    case SamplePrecision::kInt8:
+      break;
+  }
+  return Precision::kAuto;
+}
+
 SampleModels load_sample_models(const SampleOptions& options) {
   SampleModels loaded;
   loaded.device = select_device(options.device);
   const models::LoadOptions load{
-      .device = loaded.device, .precision = options.precision, .use_ema = !options.raw_weights};
+      .device = loaded.device, .precision = model_precision(options.precision), .use_ema = !options.raw_weights};
   loaded.prior = models::load_prior(part_of_bundle(options.prior, options.run, "prior"), load);
   loaded.dvae = models::load_dvae(part_of_bundle(options.dvae, options.run, "dvae"), load);
   check_same_dvae(loaded.prior, loaded.dvae);
+  loaded.sampler = std::make_unique<TokenSampler>(
+      *loaded.prior.model, DecodeOptions{.int8_weights = options.precision == SamplePrecision::kInt8});
   if (loaded.prior.tokenizer.empty())
     throw CheckpointError(loaded.prior.path.string() + ": the prior's checkpoint has no tokenizer");
   loaded.captions = std::make_unique<text::CaptionEncoder>(text::Tokenizer::from_bytes(loaded.prior.tokenizer),
@@ -86,9 +103,9 @@ int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options
     }
     return std::min(number, options.candidates);
   }
-  const auto& prior = models.prior.model->config();
   const auto& dvae = models.dvae.model->config();
-  const int64_t cache = 2 * prior.num_layers * prior.image_context() * prior.dim * 4;
+  const int64_t guided = options.guidance == 1 ? 1 : 2;  // caches with and without the caption
+  const int64_t cache = guided * models.sampler->model().candidate_bytes();
   const int64_t relaxed = dvae.vocab_size * dvae.grid_size() * dvae.grid_size() * 4;
   const int64_t activations = 8 * dvae.image_size * dvae.image_size * dvae.hidden_dim * 4;
   // A third of what is free, and no more than what still gains speed.

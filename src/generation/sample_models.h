@@ -6,6 +6,7 @@
 
 #include "dalle/generation/sample_job.h"
 #include "dalle/generation/scores_json.h"
+#include "dalle/generation/token_sampler.h"
 #include "dalle/models/load.h"
 #include "dalle/text/caption_encoder.h"
 
@@ -14,6 +15,7 @@ namespace dalle::generation {
 struct SampleModels {
   at::Device device = at::kCPU;
   models::Loaded<models::Prior> prior;
+  std::unique_ptr<TokenSampler> sampler;  // of the prior
   models::Loaded<models::Dvae> dvae;
   std::optional<models::Loaded<models::Clip>> clip;
   std::unique_ptr<text::CaptionEncoder> captions;

@@ -1,13 +1,13 @@
 #include "dalle/generation/token_sampler.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
-#include <optional>
 #include <vector>
 
 #include "dalle/core/random.h"
-#include "dalle/generation/prior_decoder.h"
+#include "dalle/generation/token_draw.h"
 #include "dalle/layers/cross_entropy.h"
 
 namespace dalle::generation {
@@ -22,46 +22,110 @@ std::vector<RandomKey> candidate_keys(const std::string& caption, std::span<cons
   return keys;
 }
 
+// Tokens [B] drawn from a slot's logits [C, B, V], by operators on any device.
+Tensor draw_by_operators(const Tensor& logits_CBV, std::span<const RandomKey> keys, int64_t slot,
+                         const SamplingOptions& options) {
+  Tensor logits_BV = logits_CBV[0];
+  if (logits_CBV.size(0) == 2) logits_BV = logits_CBV[1] + (logits_BV - logits_CBV[1]) * options.guidance;
+  // argmax(logits + Gumbel) is a draw from softmax(logits): one comparison per code, stable under rounding.
+  const int64_t vocab = logits_BV.size(1);
+  const Tensor noise = gumbel_rows(keys, vocab, logits_BV.device(), slot * vocab);
+  return (filter_logits(logits_BV, options.filter) + noise).argmax(1);
+}
+
+// The same row by row, for f32 logits on the CPU.
+Tensor draw_by_rows(const Tensor& logits_CBV, std::span<const RandomKey> keys, int64_t slot,
+                    const SamplingOptions& options) {
+  const int64_t batch = logits_CBV.size(1), vocab = logits_CBV.size(2);
+  const Tensor tokens_B = at::empty({batch}, at::kLong);
+  const auto* logits = logits_CBV.const_data_ptr<float>();
+  auto* tokens = tokens_B.mutable_data_ptr<int64_t>();
+  const bool is_guided = logits_CBV.size(0) == 2, is_filtered = options.filter != FilterOptions{};
+  const auto guidance = static_cast<float>(options.guidance);
+  at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> own;
+    for (int64_t b = begin; b < end; ++b) {
+      std::span<const float> row(logits + b * vocab, static_cast<size_t>(vocab));
+      if (is_guided || is_filtered) {
+        own.assign(row.begin(), row.end());
+        if (is_guided) guide(own, {row.data() + batch * vocab, row.size()}, guidance);
+        filter_row(own, options.filter);
+        row = own;
+      }
+      tokens[b] = gumbel_argmax(row, keys[static_cast<size_t>(b)], slot * vocab);
+    }
+  });
+  return tokens_B;
+}
+
+bool goes_by_rows(const Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
+
+// ln p of tokens [B] under the caption's own logits: f64 [B].
+Tensor log_likelihood_of(const Tensor& logits_CBV, const Tensor& tokens_B) {
+  const Tensor logits_BV = logits_CBV[0];
+  if (!goes_by_rows(logits_BV)) {
+    const Tensor log_p = at::log_softmax(logits_BV.to(at::kDouble), 1);
+    return log_p.gather(1, tokens_B.unsqueeze(1)).squeeze(1);
+  }
+  const int64_t batch = logits_BV.size(0), vocab = logits_BV.size(1);
+  const Tensor out_B = at::empty({batch}, at::kDouble);
+  const auto* logits = logits_BV.const_data_ptr<float>();
+  const auto* tokens = tokens_B.const_data_ptr<int64_t>();
+  auto* out = out_B.mutable_data_ptr<double>();
+  at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      out[b] = log_probability({logits + b * vocab, static_cast<size_t>(vocab)}, tokens[b]);
+    }
+  });
+  return out_B;
+}
+
 }  // namespace
 
-SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt,
-                            std::span<const int64_t> candidates, const SamplingOptions& options,
-                            const SlotCallback& on_slot) {
-  const c10::NoGradGuard no_grad;
-  const auto& config = prior.config();
-  const auto batch = static_cast<int64_t>(candidates.size());
-  const at::Device device = prior.device();
-  const auto keys = candidate_keys(prompt.caption, candidates, options.seed);
-  const Tensor ids = prompt.ids_T.to(device);
-  PriorDecoder decoder(prior, ids, batch);
-  std::optional<PriorDecoder> null_decoder;
-  if (options.guidance != 1) null_decoder.emplace(prior, at::full_like(ids, models::kPadToken), batch);
+TokenSampler::TokenSampler(const models::Prior& prior, const DecodeOptions& options)
+    : prior_(prior), model_(make_decoding_model(prior, options)) {}
 
+SampledTokens TokenSampler::draw(const CaptionPrompt& prompt, std::span<const int64_t> candidates,
+                                 const SamplingOptions& options, const SlotCallback& on_slot) {
+  const c10::NoGradGuard no_grad;
+  const auto& config = prior_.config();
+  const auto batch = static_cast<int64_t>(candidates.size());
+  const at::Device device = prior_.device();
+  const auto keys = candidate_keys(prompt.caption, candidates, options.seed);
   const Tensor primed = prompt.image_prompt_n.defined() ? prompt.image_prompt_n.to(device) : Tensor();
   const int64_t num_primed = primed.defined() ? primed.size(0) : 0;
-  SampledTokens out{at::zeros({batch, config.image_context()}, at::TensorOptions(at::kLong).device(device)),
+
+  Tensor captions_CT = prompt.ids_T.to(device).unsqueeze(0);
+  if (options.guidance != 1) captions_CT = at::cat({captions_CT, at::full_like(captions_CT, models::kPadToken)});
+  // What the candidates share is run once: the text, and the slots whose tokens are given.
+  const auto decoder = model_->start(captions_CT, num_primed > 0 ? 1 : batch);
+  SampledTokens out{at::empty({batch, config.image_context()}, at::TensorOptions(at::kLong).device(device)),
                     at::zeros({batch}, at::TensorOptions(at::kDouble).device(device))};
-  Tensor previous = at::zeros({batch}, out.tokens_BI.options());
+  Tensor previous = at::zeros({num_primed > 0 ? 1 : batch}, out.tokens_BI.options());
   for (int64_t slot = 0; slot < config.image_context(); ++slot) {
-    const Tensor conditional_BV = decoder.step(slot, previous);
-    Tensor logits_BV = conditional_BV;
-    if (null_decoder) {
-      const Tensor null_BV = null_decoder->step(slot, previous);
-      logits_BV = null_BV + (conditional_BV - null_BV) * options.guidance;
+    if (slot == num_primed && num_primed > 0) {
+      decoder->expand(batch);
+      previous = previous.expand({batch}).contiguous();
     }
+    const Tensor logits_CBV = decoder->step(slot, previous);
     if (slot < num_primed) {
-      previous = primed.select(0, slot).expand({batch}).contiguous();
+      previous = primed.slice(0, slot, slot + 1).contiguous();
+    } else if (goes_by_rows(logits_CBV)) {
+      previous = draw_by_rows(logits_CBV, keys, slot, options);
     } else {
-      // argmax(logits + Gumbel) is a draw from softmax(logits): one comparison per code, stable under rounding.
-      const Tensor noise = gumbel_rows(keys, config.image_vocab_size, device, slot * config.image_vocab_size);
-      previous = (filter_logits(logits_BV, options.filter) + noise).argmax(1);
+      previous = draw_by_operators(logits_CBV, keys, slot, options);
     }
     out.tokens_BI.select(1, slot).copy_(previous);
-    const Tensor log_p = at::log_softmax(conditional_BV.to(at::kDouble), 1);
-    out.log_likelihood_B += log_p.gather(1, previous.unsqueeze(1)).squeeze(1);
+    out.log_likelihood_B += log_likelihood_of(logits_CBV, previous);
     if (on_slot && !on_slot(slot + 1)) throw Interrupted();
   }
   return out;
+}
+
+SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt,
+                            std::span<const int64_t> candidates, const SamplingOptions& options,
+                            const SlotCallback& on_slot, const DecodeOptions& decode) {
+  return TokenSampler(prior, decode).draw(prompt, candidates, options, on_slot);
 }
 
 Tensor image_log_likelihood(const models::Prior& prior, const Tensor& ids_T, const Tensor& tokens_BI) {

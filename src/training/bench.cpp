@@ -83,6 +83,9 @@ void run_config(const BenchConfig& config, const BenchOptions& options, at::Devi
       if (peak[0] > 0) line["peak_to_ref"] = static_cast<double>(peak[i]) / static_cast<double>(peak[0]);
       line["ref"] = subjects[0].impl;
     }
+    if (subjects[i].facts) {
+      for (const auto& [name, value] : subjects[i].facts()) line[name] = value;
+    }
     std::cout << line.dump() << std::endl;
   }
 }

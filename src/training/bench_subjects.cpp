@@ -3,11 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <memory>
-#include <numeric>
 
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
-#include "dalle/generation/token_sampler.h"
 #include "dalle/layers/likelihood.h"
 #include "dalle/layers/relaxation.h"
 #include "dalle/layers/sparse_attention.h"
@@ -126,15 +124,6 @@ BenchSubject prior_step(const models::PriorConfig& config, int64_t batch, const 
   return {"", step, batch * config.layout().length()};
 }
 
-BenchSubject sampling(const models::PriorConfig& config, int64_t batch, at::ScalarType type, at::Device device) {
-  auto model = make_prior(config, {type, type}, device);
-  const Tensor caption = random_tokens(config, 1, device).captions[0];
-  std::vector<int64_t> numbers(static_cast<size_t>(batch));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  const auto step = [=] { generation::sample_tokens(*model, {"bench", caption, {}}, numbers, {}); };
-  return {"", step, batch * config.image_context()};
-}
-
 // Attention alone, forward and backward, 8 heads: each kind by blocks, and ATen's causal attention beside them.
 BenchSubject attention_step(std::optional<layers::AttentionKind> kind, const layers::SequenceLayout& layout,
                             int64_t head_dim, at::ScalarType type, at::Device device) {
@@ -214,7 +203,7 @@ struct PriorSize {
   int64_t text, grid, batch, dim = 256, layers = 8;
 };
 
-BenchConfig prior_config(BenchJob job, const std::string& name, const PriorSize& size,
+BenchConfig prior_config(const std::string& name, const PriorSize& size,
                          models::LayerOrder order = models::LayerOrder::kPaper) {
   const models::PriorConfig config{.text_context = size.text,
                                    .grid_size = size.grid,
@@ -223,9 +212,9 @@ BenchConfig prior_config(BenchJob job, const std::string& name, const PriorSize&
                                    .num_layers = size.layers,
                                    .layer_order = order};
   const int64_t batch = size.batch;
-  return {job, name, "tokens/s", by_precision([=](const BenchOptions&, at::ScalarType type, at::Device device) {
-            return job == BenchJob::kSample ? sampling(config, batch, type, device)
-                                            : prior_step(config, batch, {type, type}, device);
+  return {BenchJob::kPriorTrain, name, "tokens/s",
+          by_precision([=](const BenchOptions&, at::ScalarType type, at::Device device) {
+            return prior_step(config, batch, {type, type}, device);
           })};
 }
 
@@ -249,29 +238,28 @@ BenchConfig prior_memory_config(const std::string& name, const PriorSize& size) 
 }  // namespace
 
 std::vector<BenchConfig> bench_configs() {
-  std::vector<BenchConfig> configs{
-      dvae_config("openai_nhid64_64px_b16", 64, 64, 16),
-      dvae_config("openai_nhid256_128px_b2", 256, 128, 2),
-      dvae_config("openai_nhid32_64px_b32", 32, 64, 32),
-      dvae_config("openai_nhid128_64px_b8", 128, 64, 8),
-      dvae_config("openai_nhid64_128px_b4", 64, 128, 4),
-      dvae_config("openai_nhid256_256px_b1", 256, 256, 1),
-      relaxation_config("grid8_b16", 8, 16),
-      relaxation_config("grid32_b1", 32, 1),
-      prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4", {64, 16, 4}),
-      prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1", {256, 32, 1}),
-      prior_memory_config("small_256+32x32_b8", {256, 32, 8}),
-      prior_config(BenchJob::kPriorTrain, "small_64+16x16_b4_full", {64, 16, 4}, models::LayerOrder::kFull),
-      prior_config(BenchJob::kPriorTrain, "small_256+32x32_b1_full", {256, 32, 1}, models::LayerOrder::kFull),
-      prior_config(BenchJob::kPriorTrain, "dim512x8_64+16x16_b4", {64, 16, 4, 512}),
-      prior_config(BenchJob::kPriorTrain, "dim512x8_256+32x32_b1", {256, 32, 1, 512}),
-      prior_config(BenchJob::kPriorTrain, "dim256x4_64+16x16_b16", {64, 16, 16, 256, 4}),
-      attention_config("64+16x16_h8x32", {64, 16}, 32),
-      attention_config("256+32x32_h8x32", {256, 32}, 32),
-      attention_config("256+32x32_h8x64", {256, 32}, 64),
-      prior_config(BenchJob::kSample, "small_64+16x16_b1", {64, 16, 1}),
-      prior_config(BenchJob::kSample, "small_64+16x16_b8", {64, 16, 8}),
-      tokenizer_bench_config()};
+  std::vector<BenchConfig> configs{dvae_config("openai_nhid64_64px_b16", 64, 64, 16),
+                                   dvae_config("openai_nhid256_128px_b2", 256, 128, 2),
+                                   dvae_config("openai_nhid32_64px_b32", 32, 64, 32),
+                                   dvae_config("openai_nhid128_64px_b8", 128, 64, 8),
+                                   dvae_config("openai_nhid64_128px_b4", 64, 128, 4),
+                                   dvae_config("openai_nhid256_256px_b1", 256, 256, 1),
+                                   relaxation_config("grid8_b16", 8, 16),
+                                   relaxation_config("grid32_b1", 32, 1),
+                                   prior_config("small_64+16x16_b4", {64, 16, 4}),
+                                   prior_config("small_256+32x32_b1", {256, 32, 1}),
+                                   prior_memory_config("small_256+32x32_b8", {256, 32, 8}),
+                                   prior_config("small_64+16x16_b4_full", {64, 16, 4}, models::LayerOrder::kFull),
+                                   prior_config("small_256+32x32_b1_full", {256, 32, 1}, models::LayerOrder::kFull),
+                                   prior_config("dim512x8_64+16x16_b4", {64, 16, 4, 512}),
+                                   prior_config("dim512x8_256+32x32_b1", {256, 32, 1, 512}),
+                                   prior_config("dim256x4_64+16x16_b16", {64, 16, 16, 256, 4}),
+                                   attention_config("64+16x16_h8x32", {64, 16}, 32),
+                                   attention_config("256+32x32_h8x32", {256, 32}, 32),
+                                   attention_config("256+32x32_h8x64", {256, 32}, 64),
+                                   tokenizer_bench_config()};
+  const auto sampling = sample_bench_configs();
+  configs.insert(configs.end(), sampling.begin(), sampling.end());
   for (auto& config : clip_bench_configs()) configs.push_back(std::move(config));
   return configs;
 }

@@ -1,4 +1,4 @@
-// exp and log for vector loops, against the C library in f64.
+// exp, log and GELU for vector loops, against the C library in f64.
 #include "dalle/core/vector_math.h"
 
 #include <gtest/gtest.h>
@@ -43,6 +43,19 @@ TEST(VectorMath, LogKeepsItsPrecisionBesideOne) {
     const double expected = std::log(static_cast<double>(x));
     EXPECT_NEAR(static_cast<double>(vector_log(x)), expected, 1e-7 * std::abs(expected)) << k;
   }
+}
+
+TEST(VectorMath, GeluIsWithinItsBound) {
+  double worst = 0;
+  for (double x = -30; x < 30; x += 1.3e-4) {
+    const auto given = static_cast<float>(x);
+    const double exact = 0.5 * static_cast<double>(given) * std::erfc(-static_cast<double>(given) / std::sqrt(2.0));
+    worst = std::max(worst, std::abs(static_cast<double>(vector_gelu(given)) - exact) / std::max(1.0, std::abs(x)));
+  }
+  EXPECT_LT(worst, 2e-7);
+  EXPECT_EQ(vector_gelu(0), 0.0f);
+  EXPECT_EQ(vector_gelu(-100), 0.0f);
+  EXPECT_EQ(vector_gelu(100), 100.0f);
 }
 
 }  // namespace

@@ -29,23 +29,6 @@ Tensor by_steps(const models::Prior& prior, const Tensor& caption_T, const Tenso
   return by_steps(decoder, images_BI);
 }
 
-Tensor in_full(const models::Prior& prior, const Tensor& caption_T, const Tensor& images_BI) {
-  const c10::NoGradGuard no_grad;
-  return prior.forward(caption_T.unsqueeze(0).expand({images_BI.size(0), -1}), images_BI).image_logits_BIV;
-}
-
-/// bool [I, I]: whether the logits of image slot i may depend on what image slot j holds.
-Tensor image_reach(const models::Prior& prior) {
-  const models::PriorConfig& config = prior.config();
-  Tensor reach = at::eye(config.layout().length(), at::kFloat);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const Tensor mask =
-        layers::attention_mask(config.layer_kind(layer), config.layout(), {config.conv_kernel, config.conv_mask_edge});
-    reach = at::matmul(mask.to(at::kFloat), reach).gt(0).to(at::kFloat);
-  }
-  return reach.to(at::kBool).slice(0, config.text_context).slice(1, config.text_context);
-}
-
 class PriorDecoding : public ::testing::TestWithParam<int64_t> {};
 class PriorDecodingCausality : public ::testing::TestWithParam<int64_t> {};
 
@@ -136,6 +119,23 @@ TEST(PriorDecoder, Bf16IsNearFullRecomputation) {
     EXPECT_EQ(steps.scalar_type(), at::kFloat);
     EXPECT_TRUE(close_to(steps, in_full(*prior, some_caption(), images), 5e-2)) << c.name;
     EXPECT_TRUE(close_to(steps, in_full(*exact, some_caption(), images), 5e-2)) << c.name;
+  }
+}
+
+TEST(PriorDecoder, ACandidateMadeManyGoesOnAsItself) {
+  for (const PriorCase& c : prior_cases()) {
+    const auto prior = random_prior(c, 4, at::kDouble);
+    const Tensor images = random_images(*prior, 1).expand({3, -1}).contiguous();
+    const Tensor expected = by_steps(*prior, some_caption(), images);
+    PriorDecoder decoder(*prior, some_caption(), 1);
+    for (int64_t slot = 0; slot < 16; ++slot) {
+      if (slot == 9) decoder.expand(3);
+      const Tensor tokens =
+          slot == 0 ? at::zeros({1}, at::kLong) : images.slice(0, 0, decoder.batch()).select(1, slot - 1);
+      const Tensor logits = decoder.step(slot, tokens);
+      EXPECT_TRUE(close_to(logits, expected.select(1, slot).slice(0, 0, decoder.batch()), 1e-12)) << c.name << slot;
+    }
+    EXPECT_THROW(decoder.expand(2), c10::ValueError);
   }
 }
 

@@ -107,6 +107,78 @@ TEST(TokenSampler, ACandidateDoesNotDependOnItsBatch) {
   EXPECT_TRUE(at::equal(twice, together[1].expand({2, -1})));
 }
 
+// PAPER 2.6 draws 512 candidates a caption. On the CPU a candidate's tokens depend on its number alone: in f32, bf16 and int8,
+// for any batch size and number of threads.
+TEST(TokenSampler, All512CandidatesAreTheSameForAnyBatchSizeAndNumberOfThreads) {
+  const models::PriorConfig config{.text_context = 4,
+                                   .text_vocab_size = 9,
+                                   .grid_size = 4,
+                                   .image_vocab_size = 300,
+                                   .dim = 96,
+                                   .num_heads = 3,
+                                   .num_layers = 6,
+                                   .conv_kernel = 5};
+  const OneThread restores;
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    for (const bool int8 : {false, true}) {
+      const auto prior = random_prior(config, dtype, 0.1);
+      TokenSampler sampler(*prior, {.int8_weights = int8});
+      const auto draw = [&](int64_t batch_size, int threads, int64_t count) {
+        at::set_num_threads(threads);
+        std::vector<Tensor> batches;
+        for (int64_t first = 0; first < count; first += batch_size) {
+          std::vector<int64_t> numbers(static_cast<size_t>(std::min(batch_size, count - first)));
+          std::iota(numbers.begin(), numbers.end(), first);
+          batches.push_back(sampler.draw(some_prompt(), numbers, {.seed = 1}).tokens_BI);
+        }
+        return at::cat(batches);
+      };
+      const Tensor all = draw(512, 1, 512);
+      const auto equal = [&](const Tensor& tokens) { return at::equal(tokens, all.slice(0, 0, tokens.size(0))); };
+      EXPECT_TRUE(equal(draw(512, 2, 512)));
+      EXPECT_TRUE(equal(draw(64, 1, 512)));
+      EXPECT_TRUE(equal(draw(33, 2, 512)));
+      EXPECT_TRUE(equal(draw(7, 1, 128)));
+      EXPECT_TRUE(equal(draw(1, 1, 48)));
+      EXPECT_TRUE(equal(draw(1, 2, 8)));
+      EXPECT_GT(std::get<0>(at::_unique(all)).numel(), 250) << "candidates hardly differ";
+    }
+  }
+}
+
+TEST(TokenSampler, FusedAndOperatorsDrawTheSameTokensInF32) {
+  const OneThread one_thread;
+  std::vector<PriorCase> cases = prior_cases();
+  for (const PriorCase& c : option_cases()) cases.push_back(c);
+  for (const PriorCase& c : cases) {
+    const auto prior = random_prior(c, 6, at::kFloat);
+    CaptionPrompt prompt = some_prompt();
+    for (const int64_t primed : {0, 13}) {
+      if (primed > 0) prompt.image_prompt_n = random_images(*prior, 1, 8)[0].slice(0, 0, primed);
+      for (const SamplingOptions& options :
+           {SamplingOptions{.seed = 3}, {.filter = {.temperature = 0.8, .top_k = 5, .top_p = 0.9}, .guidance = 1.5}}) {
+        const auto fused = sample_tokens(*prior, prompt, kCandidates, options);
+        const auto reference = sample_tokens(*prior, prompt, kCandidates, options, {}, {.by_operators = true});
+        EXPECT_TRUE(at::equal(fused.tokens_BI, reference.tokens_BI)) << c.name << " " << primed;
+        EXPECT_TRUE(close_to(fused.log_likelihood_B, reference.log_likelihood_B, 1e-5)) << c.name << " " << primed;
+      }
+    }
+  }
+}
+
+TEST(TokenSampler, ASamplerGoesFromCaptionToCaption) {
+  const auto prior = random_prior(prior_cases().back(), 4, at::kFloat);
+  TokenSampler sampler(*prior);
+  CaptionPrompt other{.caption = "a blue dog", .ids_T = at::tensor({1, 8, 3}, at::kLong), .image_prompt_n = {}};
+  for (const CaptionPrompt& prompt : {some_prompt(), other, some_prompt()}) {
+    for (const double guidance : {1.0, 2.0}) {
+      const SamplingOptions options{.guidance = guidance};
+      EXPECT_TRUE(at::equal(sampler.draw(prompt, kCandidates, options).tokens_BI,
+                            sample_tokens(*prior, prompt, kCandidates, options).tokens_BI));
+    }
+  }
+}
+
 TEST(TokenSampler, SeedAndCaptionTextNameTheNoise) {
   const auto prior = random_prior(prior_cases().front(), 4, at::kDouble);
   const Tensor tokens = sample_tokens(*prior, some_prompt(), kCandidates, {.seed = 1}).tokens_BI;

@@ -7,13 +7,14 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Bench, PrintsALineForEachImplementation) {
-  const auto outcome = run("dalle-bench", {"sample", "--config", "16x16_b1", "--precision", "f32", "bf16", "--rounds",
+  const auto outcome = run("dalle-bench", {"sample", "--config", "small_64+16x16_b1", "--precision", "f32", "bf16", "--rounds",
                                            "1", "--warmup", "0", "--threads", "1", "--device", "cpu"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   std::istringstream lines(outcome.out);
   std::vector<nlohmann::json> parsed;
   for (std::string line; std::getline(lines, line);) parsed.push_back(nlohmann::json::parse(line));
-  ASSERT_EQ(parsed.size(), 2U);
+  ASSERT_EQ(parsed.size(), 3U);  // int8 weights beside the two
+  EXPECT_EQ(parsed[2]["impl"], "ours_int8");
   for (const auto& line : parsed) {
     EXPECT_EQ(line["job"], "sample");
     EXPECT_EQ(line["config"], "small_64+16x16_b1");
@@ -21,6 +22,8 @@ TEST(Bench, PrintsALineForEachImplementation) {
     EXPECT_GT(line["median"].get<double>(), 0);
     EXPECT_GE(line["best"].get<double>(), line["median"].get<double>());
     EXPECT_GE(line["spread"].get<double>(), 0);
+    EXPECT_GT(line["share_of_limit"].get<double>(), 0);
+    EXPECT_GT(line["last_to_first_row"].get<double>(), 0);
   }
   EXPECT_FALSE(parsed[0].contains("ratio_to_ref"));
   EXPECT_EQ(parsed[1]["ref"], parsed[0]["impl"]);

@@ -15,5 +15,13 @@ TEST(MatrixSpeed, IsThatOfAMachineAndDoesNotTakeLong) {
   EXPECT_LT(Throughput::steady_seconds() - start, 60);
 }
 
+TEST(ReadSpeed, IsThatOfAMachineAndDoesNotTakeLong) {
+  const double start = Throughput::steady_seconds();
+  const double speed = measure_read_speed(int64_t{1} << 20, 0.1);
+  EXPECT_GT(speed, 1e8) << "a core reads more than 0.1 GB/s";
+  EXPECT_LT(speed, 1e13) << "no CPU reads 10 TB/s";
+  EXPECT_LT(Throughput::steady_seconds() - start, 60);
+}
+
 }  // namespace
 }  // namespace dalle::training

@@ -11,6 +11,7 @@ struct FilterOptions {
   double temperature = 1;  // > 0
   int64_t top_k = 0;       // 0: all
   double top_p = 1;        // in (0, 1]; 1: all
+  bool operator==(const FilterOptions&) const = default;
 };
 
 /// logits [B, V] / temperature, with -inf where a token is filtered out. Top-k keeps every token that ties with the k-th;

@@ -1,4 +1,4 @@
-// Incremental decoding of the prior: a key/value cache per layer, the text part computed once for a caption and shared by
+// Incremental decoding of the prior by LibTorch's operators, on any device and in any type: a key/value cache per layer, the text part computed once for a caption and shared by
 // all its candidates. One step runs one image slot for the whole batch and reads only what the layer's mask allows.
 //
 // Suffixes: B candidates, H heads, K head_dim, T text slots, I image slots, V codes.
@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "dalle/generation/decoder.h"
 #include "dalle/models/prior.h"
 
 namespace dalle::generation {
@@ -28,6 +29,9 @@ class PriorDecoder {
   /// Returns the logits of image token `slot`, [B, V].
   Tensor step(int64_t slot, const Tensor& tokens_B);
 
+  /// Makes `batch` candidates with the same past out of one.
+  void expand(int64_t batch);
+
   int64_t batch() const { return batch_; }
 
  private:
@@ -39,6 +43,17 @@ class PriorDecoder {
   const models::Prior& prior_;
   int64_t batch_;
   std::vector<LayerCache> caches_;
+};
+
+/// Decoding by PriorDecoder, one for each caption.
+class OperatorModel : public DecodingModel {
+ public:
+  explicit OperatorModel(const models::Prior& prior) : prior_(prior) {}
+  std::unique_ptr<Decoder> start(const Tensor& captions_CT, int64_t batch) override;
+  int64_t candidate_bytes() const override;
+
+ private:
+  const models::Prior& prior_;
 };
 
 }  // namespace dalle::generation

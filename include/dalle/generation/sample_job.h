@@ -12,6 +12,10 @@ namespace dalle::generation {
 
 enum class RerankBy { kClip, kLikelihood, kNone };
 
+/// core/precision.h, and int8: the prior's matrices with a scale for each output (CPU only), the other models as with auto.
+enum class SamplePrecision { kAuto, kF32, kBf16, kFp16, kInt8 };
+Precision model_precision(SamplePrecision precision);
+
 /// The command's flags: field batch_size is --batch-size.
 struct SampleOptions {
   std::filesystem::path prior;
@@ -31,7 +35,7 @@ struct SampleOptions {
   int64_t prompt_rows = 15;
   RerankBy rerank = RerankBy::kClip;
   std::string batch_size = "auto";
-  Precision precision = Precision::kAuto;
+  SamplePrecision precision = SamplePrecision::kAuto;
   std::string device = "auto";
   int threads = 0;
   bool raw_weights = false;
@@ -55,6 +59,14 @@ struct EnumNames<generation::RerankBy> {
                                                               {generation::RerankBy::kLikelihood, "likelihood"},
                                                               {generation::RerankBy::kNone, "none"}};
 };
+template <>
+struct EnumNames<generation::SamplePrecision> {
+  static constexpr EnumName<generation::SamplePrecision> values[] = {{generation::SamplePrecision::kAuto, "auto"},
+                                                                     {generation::SamplePrecision::kF32, "f32"},
+                                                                     {generation::SamplePrecision::kBf16, "bf16"},
+                                                                     {generation::SamplePrecision::kFp16, "fp16"},
+                                                                     {generation::SamplePrecision::kInt8, "int8"}};
+};
 }  // namespace dalle
 
 void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
@@ -75,7 +87,8 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("prompt_rows", self.prompt_rows, "rows of tokens kept of the image prompt", {.min = 1});
   field("rerank", self.rerank, "what orders the candidates");
   field("batch_size", self.batch_size, "candidates drawn together: auto (by free memory) or a number");
-  field("precision", self.precision, "number format of matrix work");
+  field("precision", self.precision,
+        "number format of matrix work; int8: the prior's weights, each output with its scale, on a CPU");
   field("device", self.device, "auto, cpu, cuda or cuda:INDEX");
   field("threads", self.threads, "CPU threads; 0 = all", {.min = 0});
   field("raw_weights", self.raw_weights, "use the last weights instead of the averaged ones");

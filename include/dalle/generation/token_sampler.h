@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "dalle/generation/decoder.h"
 #include "dalle/generation/logits_filter.h"
 #include "dalle/models/prior.h"
 
@@ -38,10 +39,26 @@ struct Interrupted : std::exception {
   const char* what() const noexcept override { return "sampling was interrupted"; }
 };
 
-/// Draws the candidates with the given numbers, together in one batch.
+/// Draws candidates of captions, one batch after the other, with weights made ready once.
+class TokenSampler {
+ public:
+  /// `prior` must outlive the sampler and keep its weights.
+  explicit TokenSampler(const models::Prior& prior, const DecodeOptions& options = {});
+
+  /// Draws the candidates with the given numbers, together in one batch. Slots of an image prompt run once for all.
+  SampledTokens draw(const CaptionPrompt& prompt, std::span<const int64_t> candidates, const SamplingOptions& options,
+                     const SlotCallback& on_slot = {});
+  const DecodingModel& model() const { return *model_; }
+
+ private:
+  const models::Prior& prior_;
+  std::unique_ptr<DecodingModel> model_;
+};
+
+/// One batch by a TokenSampler of its own.
 SampledTokens sample_tokens(const models::Prior& prior, const CaptionPrompt& prompt,
                             std::span<const int64_t> candidates, const SamplingOptions& options,
-                            const SlotCallback& on_slot = {});
+                            const SlotCallback& on_slot = {}, const DecodeOptions& decode = {});
 
 /// Sum of ln p of image tokens [B, I] under the prior given the caption, by one full (teacher-forced) pass: f64 [B].
 Tensor image_log_likelihood(const models::Prior& prior, const Tensor& ids_T, const Tensor& tokens_BI);

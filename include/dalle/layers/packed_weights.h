@@ -1,0 +1,66 @@
+// Products of a few rows with matrices that stay the same for thousands of steps: what decoding token by token is made of.
+// The matrix is packed once, in panels that the kernels read from beginning to end, so that one row costs a read of the
+// weights and many rows run at the processor's speed. Kernels for AVX-512 (bf16 dot products, VNNI), else plain loops.
+//
+// Every output is summed in one fixed order over the depth, whatever the number of rows and threads: a row's result is
+// bitwise the same alone and among others.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dalle/core/tensor.h"
+
+namespace dalle::layers {
+
+enum class WeightFormat {
+  kF32,   // f32 weights and rows
+  kBf16,  // both rounded to bf16, sums in f32
+  kInt8,  // weights symmetric with a scale for each output (its largest |weight| / 127); rows as 16-bit integers with a
+          // scale each, sums exact in integers over stretches of 512, in f32 over these
+};
+
+/// A matrix [columns, depth] (a linear layer's weight, outputs first) in a format's order. Columns are padded to a multiple
+/// of 16 and the depth of bf16 and int8 to an even number.
+class PackedWeights {
+ public:
+  PackedWeights() = default;
+  /// Element (n, k) is data[n * column_stride + k * depth_stride]. Not finite numbers in int8: ValueError.
+  PackedWeights(const float* data, int64_t columns, int64_t depth, int64_t column_stride, int64_t depth_stride,
+                WeightFormat format);
+  /// From an f32 CPU matrix [N, K].
+  PackedWeights(const Tensor& weight_NK, WeightFormat format);
+
+  int64_t columns() const { return columns_; }
+  int64_t depth() const { return depth_; }
+  WeightFormat format() const { return format_; }
+  /// What a product reads: packed numbers and scales.
+  int64_t bytes() const;
+
+ private:
+  friend struct PackedProduct;
+  int64_t columns_ = 0, depth_ = 0;
+  WeightFormat format_ = WeightFormat::kF32;
+  Tensor data_;                      // [panels][depth / step][64 columns][step]; the last panel may be narrower
+  const uint8_t* packed_ = nullptr;  // of data_
+  std::vector<float> scale_;         // int8: of each column
+};
+
+/// Rows in the form that the kernels read; kept by the caller so that steps allocate nothing.
+class ProductScratch {
+ private:
+  friend struct PackedProduct;
+  std::vector<int16_t> rows_;
+  std::vector<float> scale_;
+};
+
+/// How to compute: kPortable takes the plain loops even where the processor has better.
+enum class ProductKernels { kFastest, kPortable };
+
+/// out[r, n] = sum over k of x[r, k] weight[n, k] (+ bias[n]), f32; strides from row to row. Runs on all threads, or on
+/// this one within a parallel region. `bias` may be null.
+void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductScratch& scratch,
+              ProductKernels kernels = ProductKernels::kFastest);
+
+}  // namespace dalle::layers

@@ -1,0 +1,192 @@
+#include "decode_kernels.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "dalle/core/bf16.h"
+#include "dalle/core/vector_math.h"
+#include "dalle/core/vectorise.h"
+
+// GCC 12's own header starts from registers that it leaves undefined on purpose.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+#define DALLE_DOTS __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
+#define DALLE_DOTS_PART __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"), always_inline)) inline
+
+namespace dalle::generation::detail {
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+DALLE_INLINED float get(float x) { return x; }
+DALLE_INLINED float get(uint16_t x) { return bf16_to_float(x); }
+
+DALLE_INLINED float sum_of(const float (&lanes)[kLanes]) {
+  float four[4];
+  for (int i = 0; i < 4; ++i) four[i] = (lanes[i] + lanes[i + 4]) + (lanes[i + 8] + lanes[i + 12]);
+  return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+// The sum of term(i) for i < size.
+template <class Term>
+DALLE_INLINED float sum_over(int64_t size, Term term) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+  }
+  for (int64_t lane = 0; i < size; ++i, ++lane) lanes[lane] += term(i);
+  return sum_of(lanes);
+}
+
+template <class T>
+DALLE_INLINED void dots_of(const float* q, const T* keys, int64_t count, int64_t size, float* scores) {
+  for (int64_t i = 0; i < count; ++i, keys += size) {
+    scores[i] = sum_over(size, [&](int64_t c) { return q[c] * get(keys[c]); });
+  }
+}
+
+// clang-format off
+DALLE_VECTORISED void plain_dots(const float* q, const float* keys, int64_t count, int64_t size, float* scores) { dots_of(q, keys, count, size, scores); }
+DALLE_VECTORISED void plain_dots(const float* q, const uint16_t* keys, int64_t count, int64_t size, float* scores) { dots_of(q, keys, count, size, scores); }
+// clang-format on
+
+bool has_avx512() {
+  static const bool has = __builtin_cpu_supports("x86-64-v4") != 0;
+  return has;
+}
+
+DALLE_DOTS_PART __m512 load_16(const float* x) { return _mm512_loadu_ps(x); }
+DALLE_DOTS_PART __m512 load_16(const uint16_t* x) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// The sums of four registers, in one.
+DALLE_DOTS_PART __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// dots_of() for keys of a multiple of 16 numbers, four at a time: a register's sum costs more than the products.
+template <class T>
+DALLE_DOTS void dots_by_fours(const float* q, const T* keys, int64_t count, int64_t size, float* scores) {
+  for (int64_t i = 0; i < count; i += 4) {
+    const T* key[4];
+    __m512 sum[4];
+    for (int64_t j = 0; j < 4; ++j) {
+      key[j] = keys + std::min(i + j, count - 1) * size;
+      sum[j] = _mm512_setzero_ps();
+    }
+    for (int64_t c = 0; c < size; c += kLanes) {
+      const __m512 x = _mm512_loadu_ps(q + c);
+      for (int64_t j = 0; j < 4; ++j) sum[j] = _mm512_fmadd_ps(x, load_16(key[j] + c), sum[j]);
+    }
+    const auto valid = static_cast<__mmask8>((1 << std::min<int64_t>(4, count - i)) - 1);
+    _mm_mask_storeu_ps(scores + i, valid, sums_of(sum[0], sum[1], sum[2], sum[3]));
+  }
+}
+
+// A stretch of a head's numbers at a time, whose sums stay in registers over all values.
+template <class T>
+DALLE_INLINED void add_values_of(const float* weights, const T* values, int64_t count, int64_t size, float* out) {
+  constexpr int64_t kStretch = 2 * kLanes;
+  int64_t c = 0;
+  for (; c + kStretch <= size; c += kStretch) {
+    float sum[kStretch];
+    for (int64_t lane = 0; lane < kStretch; ++lane) sum[lane] = out[c + lane];
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t lane = 0; lane < kStretch; ++lane) sum[lane] += weights[i] * get(values[i * size + c + lane]);
+    }
+    for (int64_t lane = 0; lane < kStretch; ++lane) out[c + lane] = sum[lane];
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t rest = c; rest < size; ++rest) out[rest] += weights[i] * get(values[i * size + rest]);
+  }
+}
+
+}  // namespace
+
+DALLE_VECTORISED void layer_norm(const float* x, int64_t size, const float* weight, const float* bias, float eps,
+                                 float* out) {
+  const auto count = static_cast<float>(size);
+  const float mean = sum_over(size, [&](int64_t i) { return x[i]; }) / count;
+  const float variance = sum_over(size, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / count;
+  const float scale = 1.0f / std::sqrt(variance + eps);
+  for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+DALLE_VECTORISED void add(const float* x, int64_t size, float* sum) {
+  for (int64_t i = 0; i < size; ++i) sum[i] += x[i];
+}
+
+DALLE_VECTORISED void multiply_by(float factor, int64_t size, float* x) {
+  for (int64_t i = 0; i < size; ++i) x[i] *= factor;
+}
+
+DALLE_VECTORISED void gelu(int64_t size, float* x) {
+  for (int64_t i = 0; i < size; ++i) x[i] = vector_gelu(x[i]);
+}
+
+DALLE_VECTORISED void quick_gelu(int64_t size, float* x) {
+  for (int64_t i = 0; i < size; ++i) {
+    const float z = x[i] * -1.702f;
+    x[i] = x[i] / (1.0f + vector_exp(z > 88.0f ? 88.0f : z));
+  }
+}
+
+DALLE_VECTORISED void store(const float* x, int64_t size, float* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = x[i];
+}
+
+DALLE_VECTORISED void store(const float* x, int64_t size, uint16_t* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = float_to_bf16(x[i]);
+}
+
+void dots(const float* q, const float* keys, int64_t count, int64_t size, float* scores) {
+  if (size % kLanes == 0 && has_avx512()) {
+    dots_by_fours(q, keys, count, size, scores);
+  } else {
+    plain_dots(q, keys, count, size, scores);
+  }
+}
+
+void dots(const float* q, const uint16_t* keys, int64_t count, int64_t size, float* scores) {
+  if (size % kLanes == 0 && has_avx512()) {
+    dots_by_fours(q, keys, count, size, scores);
+  } else {
+    plain_dots(q, keys, count, size, scores);
+  }
+}
+
+DALLE_VECTORISED float exponentials(int64_t count, float* scores) {
+  float largest[kLanes];
+  std::fill_n(largest, kLanes, scores[0]);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      largest[lane] = scores[i + lane] > largest[lane] ? scores[i + lane] : largest[lane];
+    }
+  }
+  for (int64_t lane = 0; i < count; ++i, ++lane) largest[lane] = std::max(largest[lane], scores[i]);
+  const float shift = *std::max_element(largest, largest + kLanes);
+  for (i = 0; i < count; ++i) scores[i] = vector_exp(scores[i] - shift);
+  return sum_over(count, [&](int64_t at) { return scores[at]; });
+}
+
+DALLE_VECTORISED void add_values(const float* weights, const float* values, int64_t count, int64_t size, float* out) {
+  add_values_of(weights, values, count, size, out);
+}
+
+DALLE_VECTORISED void add_values(const float* weights, const uint16_t* values, int64_t count, int64_t size,
+                                 float* out) {
+  add_values_of(weights, values, count, size, out);
+}
+
+}  // namespace dalle::generation::detail

@@ -1,0 +1,288 @@
+#include "dalle/layers/packed_weights.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "dalle/core/bf16.h"
+#include "dalle/core/vectorise.h"
+#include "packed_kernels.h"
+
+namespace dalle::layers {
+namespace {
+
+using detail::kPanelColumns;
+using detail::kTileRows;
+constexpr int64_t kRowChunk = 96;  // rows whose sums for a panel wait in a buffer of 24 KiB
+// Depth of one call of a kernel. Sums of integers (127 * 32767 * 512) still fit 32 bits, f32 sums of sums lose less than one
+// long sum, and a panel's stretch stays in the L2 while several tiles of rows read it.
+constexpr int64_t kDepthBlock = 512;
+constexpr int64_t kThreadWork = 1 << 16;  // multiply-adds that are worth waking a thread for
+constexpr float kLargest8 = 127, kLargest16 = 32767;
+
+struct Shape {
+  int64_t step;   // neighbours along the depth that lie together
+  int64_t bytes;  // of a number
+};
+
+Shape shape_of(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return {1, 4};
+    case WeightFormat::kBf16:
+      return {2, 2};
+    case WeightFormat::kInt8:
+      return {2, 1};
+  }
+  return {};
+}
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+DALLE_VECTORISED void to_bf16(const float* x, int64_t size, int16_t* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = static_cast<int16_t>(float_to_bf16(x[i]));
+}
+
+DALLE_VECTORISED float largest_magnitude(const float* x, int64_t size) {
+  uint32_t largest = 0;  // magnitudes in the order of their bits
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x[i]) & 0x7FFFFFFFu;
+    largest = bits > largest ? bits : largest;
+  }
+  return std::bit_cast<float>(largest);
+}
+
+// Round to nearest even by adding 1.5 * 2^23.
+DALLE_VECTORISED void to_int16(const float* x, int64_t size, float inverse, int16_t* out) {
+  constexpr float kRound = 12582912.0f;
+  for (int64_t i = 0; i < size; ++i) {
+    out[i] = static_cast<int16_t>(std::bit_cast<int32_t>(x[i] * inverse + kRound) - std::bit_cast<int32_t>(kRound));
+  }
+}
+
+DALLE_INLINED void finish_columns(const float* sum, int64_t width, const float* scale, float row_scale,
+                                  const float* bias, float* out) {
+  if (scale == nullptr && bias == nullptr) {
+    for (int64_t c = 0; c < width; ++c) out[c] = sum[c];
+  } else if (scale == nullptr) {
+    for (int64_t c = 0; c < width; ++c) out[c] = sum[c] + bias[c];
+  } else if (bias == nullptr) {
+    for (int64_t c = 0; c < width; ++c) out[c] = sum[c] * (scale[c] * row_scale);
+  } else {
+    for (int64_t c = 0; c < width; ++c) out[c] = sum[c] * (scale[c] * row_scale) + bias[c];
+  }
+}
+
+DALLE_VECTORISED void finish_row(const float* sum, int64_t width, const float* scale, float row_scale,
+                                 const float* bias, float* out) {
+  if (width == kPanelColumns) {  // most are: no loop over a length that is not known
+    finish_columns(sum, kPanelColumns, scale, row_scale, bias, out);
+  } else {
+    finish_columns(sum, width, scale, row_scale, bias, out);
+  }
+}
+
+// The plain loops, for processors without AVX-512 or its later parts.
+DALLE_INLINED void add_part(const float* part, int64_t width, float* sum, bool adds) {
+  for (int64_t c = 0; c < width; ++c) sum[c] = adds ? sum[c] + part[c] : part[c];
+}
+
+DALLE_VECTORISED void portable_f32(const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t width,
+                                   int64_t steps, float* sum, bool adds) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+    float part[kPanelColumns] = {};
+    const float* w = panel;
+    for (int64_t k = 0; k < steps; ++k, w += width) {
+      for (int64_t c = 0; c < width; ++c) part[c] += x[k] * w[c];
+    }
+    add_part(part, width, sum, adds);
+  }
+}
+
+DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel,
+                                    int64_t width, int64_t steps, float* sum, bool adds) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+    float part[kPanelColumns] = {};
+    const uint16_t* w = panel;
+    for (int64_t k = 0; k < steps; ++k, w += 2 * width) {
+      const float even = bf16_to_float(x[2 * k]), odd = bf16_to_float(x[2 * k + 1]);
+      for (int64_t c = 0; c < width; ++c) {
+        part[c] += odd * bf16_to_float(w[2 * c + 1]) + even * bf16_to_float(w[2 * c]);
+      }
+    }
+    add_part(part, width, sum, adds);
+  }
+}
+
+DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t rows, const int8_t* panel,
+                                    int64_t width, int64_t steps, float* sum, bool adds) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+    int32_t exact[kPanelColumns] = {};
+    float part[kPanelColumns];
+    const int8_t* w = panel;
+    for (int64_t k = 0; k < steps; ++k, w += 2 * width) {
+      const int32_t even = x[2 * k], odd = x[2 * k + 1];
+      for (int64_t c = 0; c < width; ++c) exact[c] += even * w[2 * c] + odd * w[2 * c + 1];
+    }
+    for (int64_t c = 0; c < width; ++c) part[c] = static_cast<float>(exact[c]);
+    add_part(part, width, sum, adds);
+  }
+}
+
+const detail::TileKernels& kernels_of(ProductKernels kernels) {
+  static const detail::TileKernels portable = detail::portable_kernels();
+  static const detail::TileKernels fastest = [] {
+    detail::TileKernels found = detail::avx512_kernels();
+    if (found.f32 == nullptr) found.f32 = portable.f32;
+    if (found.bf16 == nullptr) found.bf16 = portable.bf16;
+    if (found.int8 == nullptr) found.int8 = portable.int8;
+    return found;
+  }();
+  return kernels == ProductKernels::kPortable ? portable : fastest;
+}
+
+}  // namespace
+
+detail::TileKernels detail::portable_kernels() { return {portable_f32, portable_bf16, portable_int8}; }
+
+PackedWeights::PackedWeights(const Tensor& weight_NK, WeightFormat format) {
+  TORCH_CHECK_VALUE(weight_NK.dim() == 2 && weight_NK.is_cpu() && weight_NK.scalar_type() == at::kFloat,
+                    "[packed weights] expected an f32 matrix on the CPU, got ", weight_NK.toString(), " ",
+                    weight_NK.sizes());
+  *this = PackedWeights(weight_NK.const_data_ptr<float>(), weight_NK.size(0), weight_NK.size(1), weight_NK.stride(0),
+                        weight_NK.stride(1), format);
+}
+
+PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, int64_t column_stride,
+                             int64_t depth_stride, WeightFormat format)
+    : columns_(columns), depth_(depth), format_(format) {
+  TORCH_CHECK_VALUE(columns > 0 && depth > 0, "[packed weights] an empty matrix, ", columns, " x ", depth);
+  const auto [step, bytes] = shape_of(format);
+  const int64_t padded_depth = round_up(depth, step);
+  data_ = at::zeros({round_up(columns, 16) * padded_depth * bytes}, at::kByte);
+  if (format == WeightFormat::kInt8) scale_.resize(static_cast<size_t>(columns));
+  auto* packed = data_.mutable_data_ptr<uint8_t>();
+  packed_ = packed;
+  const auto put = [&](int64_t panel, int64_t column, auto* numbers, auto convert) {
+    const int64_t width = std::min(kPanelColumns, round_up(columns - panel * kPanelColumns, 16));
+    numbers += panel * kPanelColumns * padded_depth + column * step;
+    const float* from = data + (panel * kPanelColumns + column) * column_stride;
+    for (int64_t k = 0; k < depth; ++k) numbers[k / step * width * step + k % step] = convert(from[k * depth_stride]);
+  };
+  at::parallel_for(0, columns, kPanelColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t panel = n / kPanelColumns, column = n % kPanelColumns;
+      if (format == WeightFormat::kF32) {
+        put(panel, column, reinterpret_cast<float*>(packed), [](float x) { return x; });
+      } else if (format == WeightFormat::kBf16) {
+        put(panel, column, reinterpret_cast<uint16_t*>(packed), float_to_bf16);
+      } else {
+        float largest = 0;
+        for (int64_t k = 0; k < depth; ++k) {
+          const float magnitude = std::abs(data[n * column_stride + k * depth_stride]);
+          largest = magnitude <= largest ? largest : magnitude;  // NaN stays
+        }
+        TORCH_CHECK_VALUE(std::isfinite(largest), "[packed weights] output ", n, " has weights that are not finite");
+        scale_[static_cast<size_t>(n)] = largest / kLargest8;
+        const float inverse = largest == 0 ? 0 : kLargest8 / largest;
+        put(panel, column, reinterpret_cast<int8_t*>(packed),
+            [inverse](float x) { return static_cast<int8_t>(std::nearbyint(x * inverse)); });
+      }
+    }
+  });
+}
+
+int64_t PackedWeights::bytes() const {
+  return (data_.defined() ? data_.numel() : 0) + static_cast<int64_t>(scale_.size() * sizeof(float));
+}
+
+// One product, its rows converted.
+struct PackedProduct {
+  const PackedWeights& weight;
+  const float* bias;
+  float* out;
+  int64_t out_stride;
+  const float* row_scale = nullptr;
+
+  template <class Row, class Weight>
+  void run(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t rows) const {
+    const int64_t panels = (weight.columns_ + kPanelColumns - 1) / kPanelColumns;
+    const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns));
+    at::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel) {
+        for (int64_t row = 0; row < rows; row += kRowChunk) {
+          chunk(kernel, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
+        }
+      }
+    });
+  }
+
+  template <class Row, class Weight>
+  void chunk(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t first_row, int64_t rows,
+             int64_t panel) const {
+    alignas(64) float sum[kRowChunk * kPanelColumns];
+    const int64_t step = shape_of(weight.format_).step;
+    const int64_t padded = round_up(weight.depth_, step), column = panel * kPanelColumns;
+    const int64_t columns = std::min(kPanelColumns, weight.columns_ - column), width = round_up(columns, 16);
+    const auto* packed = reinterpret_cast<const Weight*>(weight.packed_) + column * padded;
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    for (int64_t k = 0; k < padded; k += kDepthBlock) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
+        kernel(x + r * x_stride + k, x_stride, count, packed + k * width, width,
+               std::min(kDepthBlock, padded - k) / step, sum + r * kPanelColumns, /*adds=*/k > 0);
+      }
+    }
+    const float* scale = weight.scale_.empty() ? nullptr : weight.scale_.data() + column;
+    for (int64_t r = 0; r < rows; ++r) {
+      finish_row(sum + r * kPanelColumns, columns, scale, scale == nullptr ? 1 : row_scale[first_row + r],
+                 bias == nullptr ? nullptr : bias + column, out + (first_row + r) * out_stride + column);
+    }
+  }
+
+  // Rows as pairs of 16-bit numbers, an odd depth padded with zero.
+  int64_t convert(const float* x, int64_t x_stride, int64_t rows, ProductScratch& scratch) {
+    const int64_t depth = weight.depth_, padded = round_up(depth, 2);
+    const bool is_int8 = weight.format_ == WeightFormat::kInt8;
+    if (static_cast<int64_t>(scratch.rows_.size()) < rows * padded)
+      scratch.rows_.resize(static_cast<size_t>(rows * padded));
+    if (static_cast<int64_t>(scratch.scale_.size()) < rows) scratch.scale_.resize(static_cast<size_t>(rows));
+    for (int64_t r = 0; r < rows; ++r, x += x_stride) {
+      int16_t* to = scratch.rows_.data() + r * padded;
+      to[padded - 1] = 0;
+      if (is_int8) {
+        const float largest = largest_magnitude(x, depth);
+        scratch.scale_[static_cast<size_t>(r)] = largest / kLargest16;
+        to_int16(x, depth, largest == 0 ? 0 : kLargest16 / largest, to);
+      } else {
+        to_bf16(x, depth, to);
+      }
+    }
+    row_scale = scratch.scale_.data();
+    return padded;
+  }
+
+  void run_converted(const detail::TileKernels& kernels, const float* x, int64_t x_stride, int64_t rows,
+                     ProductScratch& scratch) {
+    const int64_t stride = convert(x, x_stride, rows, scratch);
+    if (weight.format_ == WeightFormat::kInt8) {
+      run(kernels.int8, scratch.rows_.data(), stride, rows);
+    } else {
+      run(kernels.bf16, reinterpret_cast<const uint16_t*>(scratch.rows_.data()), stride, rows);
+    }
+  }
+};
+
+void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductScratch& scratch, ProductKernels kernels) {
+  PackedProduct product{weight, bias, out, out_stride};
+  if (weight.format() == WeightFormat::kF32) {
+    product.run(kernels_of(kernels).f32, x, x_stride, rows);
+  } else {
+    product.run_converted(kernels_of(kernels), x, x_stride, rows, scratch);
+  }
+}
+
+}  // namespace dalle::layers
