@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs dalle-bench and its peers' scripts in turns, one thread each, and prints the speeds and the ratio of each config.
 
-    beside_peer.py dvae-train|prior-train|clip-score [--rounds N] [--bin DIR] [CONFIG...]
+    beside_peer.py dvae-train|prior-train|sample|clip-score [--rounds N] [--bin DIR] [CONFIG...]
 
 A turn is ours and each peer's one after the other, in changing order; ratios are taken within turns, since a machine's speed
-drifts. Called by stage1.sh, stage2.sh and clip.sh, which see to what the peers need."""
+drifts. Called by stage1.sh, stage2.sh, sample.sh and clip.sh, which see to what the peers need."""
 import argparse
 import json
 import os
@@ -31,6 +31,10 @@ JOBS = {
                   "clip-anytorch": ("clip_peer.py", "clip-anytorch.f32")},
         "configs": ["vit_b32_b32", "vit_b32_b32_full_text"],
     },
+    "sample": {
+        "peers": {"plain GPT bf16": ("sample_peer.py", "bf16"), "plain GPT f32": ("sample_peer.py", "f32")},
+        "configs": ["small_64+16x16_b1", "small_64+16x16_b8", "dim1024x12_64+16x16_b1"],
+    },
 }
 
 
@@ -48,6 +52,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns of each config (5)")
     parser.add_argument("--bin", default="build/release/bin", help="where dalle-bench is")
     parser.add_argument("--relaxation-precision", choices=["f32", "bf16"], help="passed on to dalle-bench dvae-train")
+    parser.add_argument("--impl", help="the line of dalle-bench that is compared (its first)")
     options = parser.parse_intermixed_args()
     job = JOBS[options.job]
 
@@ -56,7 +61,8 @@ def main():
                    "--rounds", "5", "--device", "cpu"]
         if options.relaxation_precision:
             command += ["--relaxation-precision", options.relaxation_precision]
-        return next(line["median"] for line in last_line(command) if line["config"] == config)
+        return next(line["median"] for line in last_line(command)
+                    if line["config"] == config and options.impl in (None, line["impl"]))
 
     def theirs(config, script, form):
         return last_line([sys.executable, HERE / script, "--config", config, "--forms", form, "--rounds", "5"])[-1]["median"]

@@ -7,8 +7,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Bench, PrintsALineForEachImplementation) {
-  const auto outcome = run("dalle-bench", {"sample", "--config", "small_64+16x16_b1", "--precision", "f32", "bf16", "--rounds",
-                                           "1", "--warmup", "0", "--threads", "1", "--device", "cpu"});
+  const auto outcome = run("dalle-bench", {"sample", "--config", "small_64+16x16_b1", "--precision", "f32", "bf16",
+                                           "--rounds", "1", "--warmup", "0", "--threads", "1", "--device", "cpu"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   std::istringstream lines(outcome.out);
   std::vector<nlohmann::json> parsed;
