@@ -11,7 +11,7 @@
 namespace dalle::generation {
 namespace {
 
-constexpr int64_t kGroupRows = 12;        // for a thread: two tiles of a product
+constexpr int64_t kGroupRows = 4;  // for a thread: then one meeting of the threads a step, rather than one a product
 constexpr int64_t kThreadWork = 1 << 16;  // multiply-adds that are worth waking a thread for
 constexpr int64_t kChunkRows = 32;        // whose scores of one head stay in the cache
 
