@@ -17,8 +17,9 @@ namespace dalle::layers {
 namespace {
 
 constexpr int64_t kTileRows = 64;
-constexpr int64_t kDepth = 512;        // positions of one kernel call
-constexpr int64_t kChunkDepth = 1024;  // positions packed before their products are summed up
+constexpr int64_t kDepth = 512;            // positions of one kernel call
+constexpr int64_t kPointwiseDepth = 2048;  // of a kernel of one pixel, which has no rows above and below to pack again
+constexpr int64_t kChunkDepth = 1024;      // positions packed before their products are summed up
 
 constexpr int64_t kTurningCost = 20;  // of an element of the result, in packed elements
 
@@ -71,13 +72,13 @@ class KernelGradient {
     return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>());
   }
 
-  // The most rows that divide the height and make a depth of at most kDepth that is a multiple of 32.
+  // The most rows that divide the height and make a depth within the limit that is a multiple of 32.
   int64_t rows_of_a_stretch() const {
     int64_t best = height_;
     for (int64_t rows = height_; rows >= 1; --rows) {
       if (height_ % rows != 0 || rows * width_ % detail::kPackDepth != 0) continue;
       best = rows;
-      if (rows * width_ <= kDepth) break;
+      if (rows * width_ <= (kernel_ == 1 ? kPointwiseDepth : kDepth)) break;
     }
     return best;
   }
@@ -226,7 +227,7 @@ KernelGradients linear_gradients(const Tensor& grad_NO, const Tensor& x_NI, cons
                                                sum_OI.sizes() == at::IntArrayRef({out, in}))),
                     "[linear gradients] gradient ", grad_NO.sizes(), " and input ", x_NI.sizes(),
                     " are not of types and sizes that it takes");
-  const auto as_picture = [](const Tensor& rows) { return rows.view({1, rows.size(0) / 2, 2, rows.size(1)}); };
+  const auto as_picture = [](const Tensor& rows) { return rows.view({1, rows.size(0) / 32, 32, rows.size(1)}); };
   KernelGradient gradient(as_picture(grad_NO), as_picture(x_NI), /*kernel=*/1,
                           sum_OI.defined() ? sum_OI.view({out, 1, 1, in}) : Tensor());
   const Tensor w = gradient.run().view({out, in});

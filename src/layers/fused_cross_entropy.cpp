@@ -134,7 +134,6 @@ class Head {
 
   void start_gradients() {
     hidden_gradient_ = at::empty_like(hidden_);
-    weight_gradient_ = at::zeros(weight_.sizes(), weight_.options().dtype(sum_type_));
     bias_gradient_ = at::zeros({weight_.size(0)}, weight_.options().dtype(sum_type_));
     if (by_tiles_) packed_for_gradient_ = pack_nn(weight_);
   }
@@ -145,9 +144,12 @@ class Head {
     into.copy_(by_tiles_ ? product(grad_logits, packed_for_gradient_, hidden_.scalar_type())
                          : at::mm(grad_logits, weight_));
     if (fits_linear_gradients(grad_logits, h)) {
-      bias_gradient_.add_(linear_gradients(grad_logits, h, weight_gradient_).b);
+      const auto gradients = linear_gradients(grad_logits, h, weight_gradient_);  // undefined at first
+      weight_gradient_ = gradients.w;
+      bias_gradient_.add_(gradients.b);
     } else {
-      weight_gradient_.add_(at::mm(grad_logits.t(), h));
+      const Tensor gradient = at::mm(grad_logits.t(), h).to(sum_type_);
+      weight_gradient_ = weight_gradient_.defined() ? weight_gradient_.add_(gradient) : gradient;
       bias_gradient_.add_(at::sum(grad_logits, {0}, /*keepdim=*/false, sum_type_));
     }
   }
