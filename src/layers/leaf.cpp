@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "dalle/layers/layer_norm_function.h"
 #include "dalle/layers/linear_function.h"
 
 namespace dalle::layers {
@@ -15,8 +16,8 @@ Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
 
 Tensor Linear::forward(const Tensor& x) const { return forward(x, x.scalar_type()); }
 
-Tensor Linear::forward(const Tensor& x, at::ScalarType out_type) const {
-  return linear(x, weight.tensor, bias == nullptr ? Tensor() : bias->tensor, out_type);
+Tensor Linear::forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input) const {
+  return linear(x, weight.tensor, bias == nullptr ? Tensor() : bias->tensor, out_type, of_input);
 }
 
 Embedding::Embedding(Module& parent, std::string name, int64_t num, int64_t dim, double init_std)
@@ -33,7 +34,11 @@ LayerNorm::LayerNorm(Module& parent, std::string name, int64_t dim, double eps)
       eps(eps) {}
 
 Tensor LayerNorm::forward(const Tensor& x) const {
-  return at::layer_norm(x.scalar_type() == at::kDouble ? x : x.to(at::kFloat), {dim}, weight.tensor, bias.tensor, eps);
+  return forward(x, x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+Tensor LayerNorm::forward(const Tensor& x, at::ScalarType out_type) const {
+  return layer_norm(x.scalar_type() == at::kDouble ? x : x.to(at::kFloat), weight.tensor, bias.tensor, eps, out_type);
 }
 
 Conv2d::Conv2d(Module& parent, std::string name, const Conv2dOptions& options)

@@ -13,29 +13,39 @@ using torch::autograd::variable_list;
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
-                        const std::optional<Tensor>& bias, at::ScalarType out_type) {
-    const Tensor w = weight.to(rows.scalar_type());
+                        const std::optional<Tensor>& bias, at::ScalarType out_type,
+                        std::optional<Activation> of_input) {
+    const Tensor w = weight.to(rows.scalar_type()), x = of_input ? activate(rows, *of_input) : rows;
     context->save_for_backward({rows, w});
     context->saved_data["wants_x"] = rows.requires_grad();
     context->saved_data["weight_type"] = weight.scalar_type();
     context->saved_data["has_bias"] = bias.has_value();
+    if (of_input) context->saved_data["of_input"] = static_cast<int64_t>(*of_input);
     const auto bias_in = [&](at::ScalarType type) {
       return bias ? std::optional<Tensor>(bias->to(type)) : std::nullopt;
     };
-    if (fits_bf16_product(rows, w, rows.size(1), w.size(0))) return product_nt(rows, w, out_type, bias_in(at::kFloat));
-    return at::linear(rows, w, bias_in(rows.scalar_type())).to(out_type);
+    if (fits_bf16_product(x, w, x.size(1), w.size(0))) return product_nt(x, w, out_type, bias_in(at::kFloat));
+    return at::linear(x, w, bias_in(x.scalar_type())).to(out_type);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &w = saved[1];
+    Tensor rows = saved[0];
+    const Tensor& w = saved[1];
+    const auto of_input = context->saved_data.find("of_input");
+    const bool is_activated = of_input != context->saved_data.end();
     const auto weight_type = context->saved_data["weight_type"].toScalarType();
     const bool has_bias = context->saved_data["has_bias"].toBool();
     const Tensor grad = grads[0].to(rows.scalar_type()).contiguous();
-    variable_list out(4);
-    if (context->saved_data["wants_x"].toBool()) {
+    variable_list out(5);
+    if (is_activated || context->saved_data["wants_x"].toBool()) {
       out[0] = fits_bf16_product(grad, w, grad.size(1), w.size(1)) ? product_nn(grad, w, rows.scalar_type())
                                                                    : at::mm(grad, w);
+    }
+    if (is_activated) {
+      const auto activated = activate_backward(out[0], rows, static_cast<Activation>(of_input->second.toInt()));
+      rows = activated.value;
+      out[0] = activated.grad;
     }
     if (fits_linear_gradients(grad, rows)) {
       const auto gradients = linear_gradients(grad, rows);
@@ -51,11 +61,12 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type) {
+Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
+              std::optional<Activation> of_input) {
   auto sizes = x.sizes().vec();
   sizes.back() = weight_OI.size(0);
   const auto bias = bias_O.defined() ? std::optional<Tensor>(bias_O) : std::nullopt;
-  return LinearFunction::apply(x.reshape({-1, x.size(-1)}), weight_OI, bias, out_type).view(sizes);
+  return LinearFunction::apply(x.reshape({-1, x.size(-1)}), weight_OI, bias, out_type, of_input).view(sizes);
 }
 
 }  // namespace dalle::layers

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "dalle/core/bf16.h"
 #include "dalle/core/vector_math.h"
@@ -73,6 +74,11 @@ DALLE_INLINED void softmax_gradient(const float* scores, const float* grad_weigh
   }
 }
 
+template <class T>
+DALLE_INLINED void multiply(const float* factors, int64_t size, T* row) {
+  for (int64_t i = 0; i < size; ++i) put(row[i], get(row[i]) * factors[i]);
+}
+
 template <class A, class B>
 DALLE_INLINED float dot(const A* a, const B* b, int64_t size) {
   float sum = 0;
@@ -82,6 +88,12 @@ DALLE_INLINED float dot(const A* a, const B* b, int64_t size) {
 
 template <class In, class Out>
 DALLE_INLINED void convert(const In* in, int64_t size, float factor, Out* out) {
+  if constexpr (std::is_same_v<In, Out>) {
+    if (factor == 1) {
+      std::copy_n(in, size, out);
+      return;
+    }
+  }
   for (int64_t i = 0; i < size; ++i) put(out[i], get(in[i]) * factor);
 }
 
@@ -90,6 +102,11 @@ DALLE_VECTORISED float exponentials_of(const float* row, int64_t width, float sc
 DALLE_VECTORISED float exponentials_of(const float* row, int64_t width, float scale, float shift, Bf16* out) { return exponentials(row, width, scale, shift, out); }
 DALLE_VECTORISED void softmax_gradient_of(const float* s, const float* g, int64_t width, float scale, float normalizer, float delta, float* weights, float* out) { softmax_gradient(s, g, width, scale, normalizer, delta, weights, out); }
 DALLE_VECTORISED void softmax_gradient_of(const float* s, const float* g, int64_t width, float scale, float normalizer, float delta, Bf16* weights, Bf16* out) { softmax_gradient(s, g, width, scale, normalizer, delta, weights, out); }
+DALLE_VECTORISED void multiply_row(const float* factors, int64_t size, float* row) { multiply(factors, size, row); }
+DALLE_VECTORISED void multiply_row(const float* factors, int64_t size, Bf16* row) { multiply(factors, size, row); }
+DALLE_VECTORISED void dropout_row(PairRow row, const uint32_t* keys, int64_t size, uint32_t threshold, float kept, float* factors) {
+  for (int64_t i = 0; i < size; ++i) factors[i] = pair_word(row, keys[i]) < threshold ? 0.0f : kept;
+}
 DALLE_VECTORISED float dot_of(const float* a, const float* b, int64_t size) { return dot(a, b, size); }
 DALLE_VECTORISED float dot_of(const Bf16* a, const Bf16* b, int64_t size) { return dot(a, b, size); }
 DALLE_VECTORISED void convert_row(const float* in, int64_t size, float factor, float* out) { convert(in, size, factor, out); }
@@ -161,6 +178,17 @@ struct HeadView {
   int64_t offset, stride;
 };
 
+// The dropout of one head of one sample.
+struct HeadDropout {
+  const AttentionDropout& dropout;
+  int64_t batch, head;
+
+  bool is_on() const { return dropout.is_on(); }
+  PairRow row(int64_t query) const {
+    return AttentionDropout::row(dropout.keys[static_cast<size_t>(batch)], head, query);
+  }
+};
+
 // Everything about one head, in type T, rows in the plan's order and padded with zeros to whole blocks and `size`.
 template <class T>
 class Head {
@@ -178,7 +206,11 @@ class Head {
         packed_v_(rows_ * size_),
         scores_(kQueries * plan.max_width),
         weights_(kQueries * plan.max_width),
-        block_(kQueries * size_) {}
+        block_(kQueries * size_),
+        factors_(plan.max_width),
+        key_positions_(static_cast<size_t>(rows_)) {
+    std::copy(plan.order.begin(), plan.order.end(), key_positions_.begin());
+  }
 
   void load(const HeadView& q, const HeadView& k, const HeadView& v) {
     gather(q, q_.get());
@@ -188,7 +220,7 @@ class Head {
   }
 
   template <class Out>
-  void forward(Out* out, int64_t out_stride, float* log_normalizers) {
+  void forward(const HeadDropout& dropout, Out* out, int64_t out_stride, float* log_normalizers) {
     Tiles<T>::pack(v_.get(), rows_, size_, packed_v_.get());
     for (const auto& block : plan_.blocks) {
       compute_scores(block);
@@ -198,6 +230,7 @@ class Head {
         const float shift = row_maximum(row, block.width) * scale_;
         sums[r] = exponentials_of(row, block.width, scale_, shift, weights_.get() + r * block.width);
         log_normalizers[block.query + r] = shift + std::log(sums[r]);
+        if (dropout.is_on()) multiply_row(factors(block, r, dropout), block.width, weights_.get() + r * block.width);
       }
       std::fill_n(weights_.get() + block.num_queries * block.width, (kQueries - block.num_queries) * block.width, T{});
       for (const auto& stretch : block.stretches) {
@@ -229,8 +262,8 @@ class Head {
   Gradients make_gradients() const { return Gradients(rows_, size_, plan_.max_width); }
 
   template <class Out>
-  void backward(const HeadView& grad, const HeadView& out, const float* log_normalizers, Gradients& g, Out* dq, Out* dk,
-                Out* dv, int64_t out_stride) {
+  void backward(const HeadDropout& dropout, const HeadView& grad, const HeadView& out, const float* log_normalizers,
+                Gradients& g, Out* dq, Out* dk, Out* dv, int64_t out_stride) {
     gather(grad, g.grad.get());
     gather(out, g.out.get());
     Tiles<T>::pack(g.grad.get(), rows_, size_, g.packed_grad.get());
@@ -250,8 +283,10 @@ class Head {
       for (int64_t r = 0; r < block.num_queries; ++r) {
         const int64_t query = block.query + r, at = r * block.width;
         const float delta = dot_of(g.grad.get() + query * size_, g.out.get() + query * size_, size_);
+        if (dropout.is_on()) multiply_row(factors(block, r, dropout), block.width, g.grad_weights.get() + at);
         softmax_gradient_of(scores_.get() + at, g.grad_weights.get() + at, block.width, scale_, log_normalizers[query],
                             delta, weights_.get() + at, g.grad_scores.get() + at);
+        if (dropout.is_on()) multiply_row(factors_.get(), block.width, weights_.get() + at);
       }
       const int64_t rest = (kQueries - block.num_queries) * block.width, end = block.num_queries * block.width;
       std::fill_n(weights_.get() + end, rest, T{});
@@ -274,6 +309,16 @@ class Head {
 
  private:
   int64_t position(int64_t i) const { return plan_.order[static_cast<size_t>(i)]; }
+
+  // What the weights of a block's row are multiplied by.
+  const float* factors(const BlockSparsePlan::Block& block, int64_t r, const HeadDropout& dropout) {
+    const PairRow row = dropout.row(position(block.query + r));
+    for (const auto& stretch : block.stretches) {
+      dropout_row(row, key_positions_.data() + stretch.key, stretch.width, dropout.dropout.threshold(),
+                  dropout.dropout.kept(), factors_.get() + stretch.column);
+    }
+    return factors_.get();
+  }
 
   void gather(const HeadView& view, T* out) const {
     for (int64_t i = 0; i < plan_.length; ++i, out += size_) {
@@ -319,7 +364,8 @@ class Head {
   Buffer<T> q_, k_, v_, packed_k_, packed_v_;
   Buffer<float> scores_;
   Buffer<T> weights_;
-  Buffer<float> block_;
+  Buffer<float> block_, factors_;
+  std::vector<uint32_t> key_positions_;  // in the plan's order, then zeros
   std::unique_ptr<Buffer<T>> packed_key_rows_;
 };
 
@@ -356,23 +402,25 @@ Tensor empty_rows(const Tensor& q_BHLK) {
   return at::empty({q_BHLK.size(0), q_BHLK.size(2), q_BHLK.size(1), q_BHLK.size(3)}, q_BHLK.options());
 }
 
-// Of a head's first row in a contiguous tensor [B, L, H, K].
+// Of a head's first row.
 template <class T>
-T* rows_of(const Tensor& x_BLHK, int64_t batch, int64_t head) {
-  return static_cast<T*>(x_BLHK.mutable_data_ptr()) + batch * x_BLHK.stride(0) + head * x_BLHK.stride(2);
+T* rows_of(const Tensor& x_BHLK, int64_t batch, int64_t head) {
+  return static_cast<T*>(x_BHLK.mutable_data_ptr()) + batch * x_BHLK.stride(0) + head * x_BHLK.stride(1);
 }
 
 }  // namespace
 
-AttentionForward attend_blocks(const Tensor& q, const Tensor& k, const Tensor& v, const BlockSparsePlan& plan) {
+AttentionForward attend_blocks(const Tensor& q, const Tensor& k, const Tensor& v, const BlockSparsePlan& plan,
+                               const AttentionDropout& dropout) {
   const AttentionForward result{empty_rows(q),
                                 at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat))};
+  const Tensor out_BHLK = result.out_BLHK.transpose(1, 2);
   float* log_normalizers = result.log_normalizer_BHL.mutable_data_ptr<float>();
   with_storage_type(q, [&]<class S>() {
     with_compute_type(q, [&]<class T>() {
       for_each_head<T>(q, plan, [&](Head<T>& work, int64_t batch, int64_t head) {
         work.load({q, batch, head}, {k, batch, head}, {v, batch, head});
-        work.forward(rows_of<S>(result.out_BLHK, batch, head), result.out_BLHK.stride(1),
+        work.forward({dropout, batch, head}, rows_of<S>(out_BHLK, batch, head), out_BHLK.stride(2),
                      log_normalizers + (batch * q.size(1) + head) * plan.length);
       });
     });
@@ -380,9 +428,10 @@ AttentionForward attend_blocks(const Tensor& q, const Tensor& k, const Tensor& v
   return result;
 }
 
-AttentionGradients attend_blocks_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
-                                          const AttentionForward& forward, const BlockSparsePlan& plan) {
-  const AttentionGradients out{empty_rows(q), empty_rows(q), empty_rows(q)};
+Heads attend_blocks_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
+                             const AttentionForward& forward, const BlockSparsePlan& plan,
+                             const AttentionDropout& dropout) {
+  const Heads out = empty_heads(q);
   const Tensor grad_rows = grad.stride(3) == 1 ? grad : grad.contiguous();
   const Tensor result_BHLK = forward.out_BLHK.transpose(1, 2);
   const float* log_normalizers = forward.log_normalizer_BHL.const_data_ptr<float>();
@@ -391,10 +440,10 @@ AttentionGradients attend_blocks_backward(const Tensor& grad, const Tensor& q, c
       for_each_head<T>(q, plan, [&](Head<T>& work, int64_t batch, int64_t head) {
         auto gradients = work.make_gradients();
         work.load({q, batch, head}, {k, batch, head}, {v, batch, head});
-        work.backward({grad_rows, batch, head}, {result_BHLK, batch, head},
+        work.backward({dropout, batch, head}, {grad_rows, batch, head}, {result_BHLK, batch, head},
                       log_normalizers + (batch * q.size(1) + head) * plan.length, gradients,
-                      rows_of<S>(out.q_BLHK, batch, head), rows_of<S>(out.k_BLHK, batch, head),
-                      rows_of<S>(out.v_BLHK, batch, head), out.q_BLHK.stride(1));
+                      rows_of<S>(out.q_BHLK, batch, head), rows_of<S>(out.k_BHLK, batch, head),
+                      rows_of<S>(out.v_BHLK, batch, head), out.q_BHLK.stride(2));
       });
     });
   });

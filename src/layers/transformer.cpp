@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dalle/layers/heads.h"
 #include "dalle/layers/linear_function.h"
 
 namespace dalle::layers {
@@ -14,27 +15,27 @@ Init matrix_init(const TransformerOptions& options, int64_t fan_in, double extra
   return Init::normal(options.init_std_scale * extra / std::sqrt(static_cast<double>(fan_in)));
 }
 
-}  // namespace
+// Of what goes to the residual stream: f32 also where products are in bf16.
+at::ScalarType stream_type(const Tensor& x) { return at::promote_types(x.scalar_type(), at::kFloat); }
 
-Tensor activate(const Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::kGelu:
-      return at::gelu(x);
-    case Activation::kQuickGelu:
-      return x * at::sigmoid(x * 1.702);
-  }
-  return x;
-}
+}  // namespace
 
 Tensor mask_to_bias(const Tensor& visible_LL, at::ScalarType dtype) {
   return at::zeros(visible_LL.sizes(), visible_LL.options().dtype(dtype))
       .masked_fill_(visible_LL.logical_not(), -std::numeric_limits<double>::infinity());
 }
 
-AttendFunction dense_attention(Tensor bias_LL) {
-  return [bias = std::move(bias_LL)](const Tensor& q, const Tensor& k, const Tensor& v) {
+AttendFunction dense_attention(Tensor bias_LL, AttentionDropout dropout) {
+  return [bias = std::move(bias_LL), dropout = std::move(dropout)](const Tensor& q, const Tensor& k, const Tensor& v) {
     const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-    return at::scaled_dot_product_attention(q, k, v, mask);
+    if (!dropout.is_on()) return at::scaled_dot_product_attention(q, k, v, mask);
+    dropout.check_batch(q.size(0));
+    const auto type = stream_type(q);
+    const Tensor scores =
+        at::matmul(q.to(type), k.to(type).transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
+    const Tensor weights = at::softmax(mask ? scores + *mask : scores, -1);
+    const Tensor dropped = weights * dropout.factors(q.size(1), q.size(2), q.device());
+    return at::matmul(dropped, v.to(type)).to(q.scalar_type());
   };
 }
 
@@ -56,13 +57,12 @@ Attention::Attention(Module& parent, std::string name, const TransformerOptions&
 Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) const {
   const int64_t batch = x_BLD.size(0), length = x_BLD.size(1), dim = x_BLD.size(2);
   const Tensor qkv = linear(x_BLD, in_proj_weight.tensor, in_proj_bias.tensor, x_BLD.scalar_type());
-  // [B, L, 3, H, K] -> three of [B, H, L, K]
-  const auto parts = qkv.view({batch, length, 3, num_heads, dim / num_heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+  const Heads heads = split_heads(qkv, num_heads);
   const auto normed = [&](const std::optional<LayerNorm>& norm, const Tensor& x) {
-    return norm ? norm->forward(x).to(x.scalar_type()) : x;
+    return norm ? norm->forward(x, x.scalar_type()) : x;
   };
-  const Tensor out_BHLK = attend(normed(q_norm, parts[0]), normed(k_norm, parts[1]), parts[2]);
-  return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}));
+  const Tensor out_BHLK = attend(normed(q_norm, heads.q_BHLK), normed(k_norm, heads.k_BHLK), heads.v_BHLK);
+  return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}), stream_type(x_BLD));
 }
 
 Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
@@ -75,7 +75,7 @@ Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
               .init = matrix_init(options, options.dim * options.mlp_ratio, options.residual_init_scale)}),
       activation(options.activation) {}
 
-Tensor Mlp::forward(const Tensor& x) const { return c_proj.forward(activate(c_fc.forward(x), activation)); }
+Tensor Mlp::forward(const Tensor& x) const { return c_proj.forward(c_fc.forward(x), stream_type(x), activation); }
 
 TransformerBlock::TransformerBlock(Module& parent, std::string name, const TransformerOptions& options)
     : Module(parent, std::move(name)),
@@ -98,10 +98,10 @@ Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& atte
     return x + dropout.apply(out, block + 1);
   };
   const Tensor after_attention = runner.run(index, x_BLD, [this, attend, add, index](const Tensor& x) {
-    return add(x, attn.forward(ln_1.forward(x).to(compute_dtype), attend), ln_1_post, index);
+    return add(x, attn.forward(ln_1.forward(x, compute_dtype), attend), ln_1_post, index);
   });
   return runner.run(index + 1, after_attention, [this, add, index](const Tensor& x) {
-    return add(x, mlp.forward(ln_2.forward(x).to(compute_dtype)), ln_2_post, index + 1);
+    return add(x, mlp.forward(ln_2.forward(x, compute_dtype)), ln_2_post, index + 1);
   });
 }
 

@@ -18,10 +18,14 @@ namespace dalle::models {
 using layers::AttendFunction;
 using layers::AttentionKind;
 
-// Dense attention per (kind, length, device): the masks depend on nothing else.
+// A mask in one of the two forms, per (kind, length, device): masks depend on nothing else.
 struct Prior::MaskCache {
+  struct Mask {
+    Tensor bias_LL;
+    std::shared_ptr<const layers::BlockSparsePlan> plan;
+  };
   std::mutex mutex;
-  std::map<std::tuple<AttentionKind, int64_t, at::DeviceType, at::DeviceIndex>, AttendFunction> attend;
+  std::map<std::tuple<AttentionKind, int64_t, at::DeviceType, at::DeviceIndex>, Mask> masks;
 };
 
 namespace {
@@ -103,20 +107,24 @@ Prior::Prior(const PriorConfig& config, const PriorCompute& compute)
       text_head(*this, "text_head", config.dim, config.text_targets(), config.tied_heads),
       image_head(*this, "image_head", config.dim, config.image_vocab_size, config.tied_heads) {}
 
-const AttendFunction& Prior::attend_of(AttentionKind kind, int64_t length, at::Device device) const {
+AttendFunction Prior::attend_of(AttentionKind kind, int64_t length, at::Device device,
+                                const layers::AttentionDropout& dropout) const {
   const std::lock_guard lock(masks_->mutex);
-  auto& attend = masks_->attend[{kind, length, device.type(), device.index()}];
-  if (!attend) {
+  auto& cached = masks_->masks[{kind, length, device.type(), device.index()}];
+  if (!cached.plan && !cached.bias_LL.defined()) {
     const Tensor mask = layers::attention_mask(kind, config_.layout(), {config_.conv_kernel, config_.conv_mask_edge});
     const Tensor part = mask.slice(0, 0, length).slice(1, 0, length);
     const bool by_blocks =
         !compute_.by_formula && device.is_cpu() && (compute_.dtype == at::kFloat || compute_.dtype == at::kBFloat16);
-    attend = by_blocks
-                 ? layers::sparse_attention(std::make_shared<layers::BlockSparsePlan>(
-                       layers::make_block_sparse_plan(part, layers::attention_order(kind, config_.layout(), length))))
-                 : layers::dense_attention(layers::mask_to_bias(part, compute_.dtype).contiguous().to(device));
+    if (by_blocks) {
+      cached.plan = std::make_shared<layers::BlockSparsePlan>(
+          layers::make_block_sparse_plan(part, layers::attention_order(kind, config_.layout(), length)));
+    } else {
+      cached.bias_LL = layers::mask_to_bias(part, compute_.dtype).contiguous().to(device);
+    }
   }
-  return attend;
+  return cached.plan ? layers::sparse_attention(cached.plan, dropout)
+                     : layers::dense_attention(cached.bias_LL, dropout);
 }
 
 Tensor Prior::embed_text(const Tensor& caption_BT) const {
@@ -156,7 +164,9 @@ Tensor Prior::hidden(const Tensor& caption_BT, const Tensor& image_BI, layers::B
       at::cat({at::zeros({image_BI.size(0), 1}, image_BI.options()), image_BI.slice(1, 0, slots - 1)}, 1);
   const Tensor x_BLD = dropout.apply(at::cat({embed_text(caption_BT), embed_image_slots(shifted, 0)}, 1), /*place=*/0);
   const int64_t length = x_BLD.size(1);
-  const auto attend = [&](int64_t layer) { return attend_of(config_.layer_kind(layer), length, x_BLD.device()); };
+  const auto attend = [&](int64_t layer) {
+    return attend_of(config_.layer_kind(layer), length, x_BLD.device(), layers::attention_dropout(dropout, layer));
+  };
   return ln_final.forward(transformer.forward(x_BLD, attend, runner, /*first_layer=*/0, dropout));
 }
 

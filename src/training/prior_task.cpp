@@ -116,7 +116,8 @@ std::vector<double> PriorTask::counts(const PreparedBatch& batch) const {
 }
 
 StepOutput PriorTask::training_step(const PreparedBatch& batch, const StepContext& context) {
-  const layers::Dropout dropout{config_.dropout, static_cast<uint64_t>(config_.trainer.seed), batch.batch.positions};
+  const layers::Dropout dropout{config_.dropout, static_cast<uint64_t>(config_.trainer.seed), batch.batch.positions,
+                                config_.attention_dropout};
   // The weights go into the sums, so that gradients come out as they are used. A loss of weight 0 is still reported.
   const auto weight_or_one = [](double weight) { return weight > 0 ? weight : 1; };
   const double text_weight = weight_or_one(config_.text_loss_weight);

@@ -54,5 +54,61 @@ TEST(Dropout, WrongBatchesAreRefused) {
   EXPECT_THROW((Dropout{1.0, 1, {0, 1}}.apply(at::ones({2, 3}), 0)), c10::ValueError);
 }
 
+AttentionDropout weights_dropout(double rate, uint64_t seed, std::vector<int64_t> positions, int64_t layer) {
+  return attention_dropout({.seed = seed, .positions = std::move(positions), .attention_rate = rate}, layer);
+}
+
+TEST(AttentionDropout, FactorsAreThePairWords) {
+  const AttentionDropout dropout = weights_dropout(0.3, 4, {7, 9}, 2);
+  const Tensor factors = dropout.factors(3, 5, at::kCPU);
+  ASSERT_EQ(factors.sizes(), (std::vector<int64_t>{2, 3, 5, 5}));
+  for (int64_t i = 0; i < factors.numel(); ++i) {
+    const int64_t key = i % 5, query = i / 5 % 5, head = i / 25 % 3, sample = i / 75;
+    const PairRow row = AttentionDropout::row(dropout.keys[static_cast<size_t>(sample)], head, query);
+    const bool drops = static_cast<double>(pair_word(row, static_cast<uint32_t>(key))) < 0.3 * 4294967296.0;
+    EXPECT_FLOAT_EQ(factors.view(-1)[i].item<float>(), drops ? 0.0F : static_cast<float>(1 / 0.7)) << i;
+  }
+}
+
+TEST(AttentionDropout, DropsItsShareOfEveryRowAndColumn) {
+  const Tensor factors = weights_dropout(0.25, 1, {0, 1}, 0).factors(4, 512, at::kCPU);
+  const Tensor dropped = (factors == 0).to(at::kDouble);
+  const auto expect_share = [&](const Tensor& shares, double count) {
+    EXPECT_LT((shares - 0.25).abs().max().item<double>(), 5.5 * std::sqrt(0.25 * 0.75 / count));
+  };
+  expect_share(dropped.mean(), static_cast<double>(factors.numel()));
+  expect_share(dropped.mean({0, 1, 2}), 2 * 4 * 512);
+  expect_share(dropped.mean(3), 512);
+  // Neighbours are dropped independently.
+  const auto agree = [&](const Tensor& a, const Tensor& b) {
+    EXPECT_NEAR((a * b).mean().item<double>(), 0.0625, 5 * std::sqrt(0.0625 * 0.9375 / static_cast<double>(a.numel())));
+  };
+  agree(dropped.slice(3, 1), dropped.slice(3, 0, -1));
+  agree(dropped.slice(2, 1), dropped.slice(2, 0, -1));
+  agree(dropped.slice(1, 1), dropped.slice(1, 0, -1));
+  agree(dropped.slice(0, 1), dropped.slice(0, 0, -1));
+}
+
+TEST(AttentionDropout, DependsOnSeedSampleAndLayerAlone) {
+  const auto of = [](uint64_t seed, int64_t position, int64_t layer) {
+    return weights_dropout(0.5, seed, {position}, layer).factors(2, 64, at::kCPU);
+  };
+  const Tensor out = of(1, 2, 3);
+  EXPECT_TRUE(testing::bitwise_equal(of(1, 2, 3), out));
+  EXPECT_TRUE(testing::bitwise_equal(weights_dropout(0.5, 1, {5, 2}, 3).factors(2, 64, at::kCPU)[1], out[0]));
+  EXPECT_TRUE(testing::bitwise_equal(
+      weights_dropout(0.5, 1, {2}, 3).factors(2, 80, at::kCPU).slice(2, 0, 64).slice(3, 0, 64), out))
+      << "not on the length";
+  for (const Tensor& other : {of(2, 2, 3), of(1, 3, 3), of(1, 2, 4)}) {
+    EXPECT_NEAR((other == out).to(at::kFloat).mean().item<double>(), 0.5, 0.05);
+  }
+}
+
+TEST(AttentionDropout, OffHasNoKeysAndWrongOnesAreRefused) {
+  EXPECT_FALSE(weights_dropout(0, 1, {0}, 0).is_on());
+  EXPECT_THROW(weights_dropout(1, 1, {0}, 0), c10::ValueError);
+  EXPECT_THROW(weights_dropout(0.5, 1, {0}, 0).check_batch(2), c10::ValueError);
+}
+
 }  // namespace
 }  // namespace dalle::layers

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "dalle/core/tensor_memory.h"
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -23,14 +24,15 @@ double error(const Tensor& actual, const Tensor& expected) {
 
 // x [2, rows, in] and a gradient that fit bf16.
 Results run(int64_t rows, int64_t in, int64_t out_size, at::ScalarType x_type, at::ScalarType out_type, bool by_aten,
-            bool has_bias = true) {
+            bool has_bias = true, std::optional<Activation> of_input = {}) {
   const auto master = x_type == at::kDouble ? at::kDouble : at::kFloat;
   const auto rounded = [](const Tensor& t) { return t.to(at::kBFloat16); };
   const Tensor x = rounded(random_tensor(1, {2, rows, in})).to(x_type).requires_grad_();
   const Tensor w = rounded(random_tensor(2, {out_size, in})).to(master).requires_grad_();
   const Tensor b = has_bias ? random_tensor(3, {out_size}).to(master).requires_grad_() : Tensor();
-  const Tensor out =
-      by_aten ? at::linear(x, w, has_bias ? std::optional<Tensor>(b) : std::nullopt) : linear(x, w, b, out_type);
+  const Tensor activated = of_input == Activation::kGelu ? at::gelu(x) : of_input ? x * at::sigmoid(1.702 * x) : x;
+  const Tensor out = by_aten ? at::linear(activated, w, has_bias ? std::optional<Tensor>(b) : std::nullopt)
+                             : linear(x, w, b, out_type, of_input);
   (out * rounded(random_tensor(4, out.sizes())).to(out.scalar_type())).sum().backward();
   return {out.detach(), x.grad(), w.grad(), has_bias ? b.grad() : Tensor()};
 }
@@ -65,6 +67,33 @@ TEST(LinearFunction, Bf16OperandsAreSummedInF32) {
     EXPECT_LT(error(actual.w, exact.w), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
     EXPECT_LT(error(actual.b, exact.b), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
   }
+}
+
+TEST(LinearFunction, ActivatesItsInput) {
+  for (const auto& [rows, in, out] : kSizes) {
+    for (const Activation activation : {Activation::kGelu, Activation::kQuickGelu}) {
+      const Results exact = run(rows, in, out, at::kDouble, at::kDouble, /*by_aten=*/true, true, activation);
+      for (const auto& [type, bound] : {std::pair{at::kDouble, 1e-14}, {at::kFloat, 1e-6}, {at::kBFloat16, 1e-2}}) {
+        const Results actual = run(rows, in, out, type, type, /*by_aten=*/false, true, activation);
+        EXPECT_LT(error(actual.out, exact.out), bound);
+        EXPECT_LT(error(actual.x, exact.x), bound);
+        EXPECT_LT(error(actual.w, exact.w), bound);
+        EXPECT_LT(error(actual.b, exact.b), bound);
+      }
+    }
+  }
+}
+
+// A layer keeps what comes in, which is what the one before gave: one tensor for each, and for a moment the activated one.
+TEST(LinearFunction, AnActivatedInputIsNotKept) {
+  constexpr int64_t kRows = 8192, kDim = 256, kLayers = 4, kBytes = kRows * kDim * 2;
+  const Tensor first = random_tensor(1, {kRows, kDim}).to(at::kBFloat16).requires_grad_();
+  const Tensor weight = (random_tensor(2, {kDim, kDim}) * 0.1).requires_grad_();
+  const int64_t peak = peak_tensor_bytes([&] {
+    Tensor x = first;
+    for (int64_t i = 0; i < kLayers; ++i) x = linear(x, weight, {}, at::kBFloat16, Activation::kGelu);
+  });
+  EXPECT_LT(peak, (kLayers + 1) * kBytes + kBytes / 2);
 }
 
 TEST(LinearFunction, ABiasIsNotNeeded) {

@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -63,6 +65,26 @@ TEST(SparseAttention, IsDenseAttentionWithTheMask) {
       for (const auto& [type, bound] : {std::pair{at::kFloat, 2e-6}, {at::kBFloat16, 1e-2}}) {
         const Result actual = run(packed(p, type), sparse_attention(plan));
         EXPECT_EQ(actual.out.scalar_type(), type);
+        EXPECT_LT(error(actual.out, exact.out), bound) << enum_name(kind) << " " << type << " " << p.head_dim;
+        EXPECT_LT(error(actual.grad, exact.grad), bound) << enum_name(kind) << " " << type << " " << p.head_dim;
+      }
+    }
+  }
+}
+
+// The dense formula multiplies the weights by AttentionDropout::factors; f64 there, so that only the masks are shared.
+TEST(SparseAttention, DropsTheSameWeightsAsDenseAttention) {
+  for (const auto& p : kProblems) {
+    std::vector<int64_t> positions(static_cast<size_t>(p.batch));
+    std::iota(positions.begin(), positions.end(), 3);
+    const auto dropout = attention_dropout({.seed = 5, .positions = positions, .attention_rate = 0.3}, 1);
+    for (const auto kind : kKinds) {
+      const Tensor bias = mask_to_bias(attention_mask(kind, p.layout), at::kDouble);
+      const Result exact = run(packed(p, at::kDouble), dense_attention(bias, dropout));
+      EXPECT_GT(error(reference(p, kind).out, exact.out), 0.05) << "something is dropped";
+      const auto plan = plan_of(kind, p.layout);
+      for (const auto& [type, bound] : {std::pair{at::kFloat, 3e-6}, {at::kBFloat16, 1e-2}}) {
+        const Result actual = run(packed(p, type), sparse_attention(plan, dropout));
         EXPECT_LT(error(actual.out, exact.out), bound) << enum_name(kind) << " " << type << " " << p.head_dim;
         EXPECT_LT(error(actual.grad, exact.grad), bound) << enum_name(kind) << " " << type << " " << p.head_dim;
       }

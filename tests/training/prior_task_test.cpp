@@ -128,6 +128,18 @@ TEST(PriorTask, BpeDropoutIsForTrainingOnly) {
   EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
 }
 
+TEST(PriorTask, DropoutIsForTrainingOnly) {
+  auto config = tiny_prior();
+  config.dropout = 0.5;
+  expect_dropout_in_training_only(tiny_prior(), config);
+}
+
+TEST(PriorTask, AttentionDropoutIsForTrainingOnly) {
+  auto config = tiny_prior();
+  config.attention_dropout = 0.5;
+  expect_dropout_in_training_only(tiny_prior(), config);
+}
+
 TEST(PriorTask, ValidationDoesNotDependOnItsBatches) {
   auto config = tiny_prior();
   std::vector<Metrics> results;
@@ -163,11 +175,9 @@ TEST(PriorTask, CaptionDropoutLeavesOutItsShareOfCaptions) {
   EXPECT_FALSE(all_pads(first_batch(none, 400).batch.caption_ids).any().item<bool>());
 }
 
-TEST(PriorTask, DropoutIsForTrainingOnly) {
-  auto config = tiny_prior();
-  PriorTask plain(config, at::kCPU);
-  config.dropout = 0.5;
-  PriorTask dropped(config, at::kCPU);
+void expect_dropout_in_training_only(const PriorTraining& without, const PriorTraining& with) {
+  PriorTask plain(without, at::kCPU);
+  PriorTask dropped(with, at::kCPU);
   start(plain);
   start(dropped);
   const c10::NoGradGuard no_grad;

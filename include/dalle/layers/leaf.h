@@ -2,6 +2,9 @@
 // input, to which the weights are cast on use (bf16 operands, f32 accumulation).
 #pragma once
 
+#include <optional>
+
+#include "dalle/layers/activation.h"
 #include "dalle/layers/convolution.h"
 #include "dalle/layers/module.h"
 
@@ -18,7 +21,8 @@ struct LinearOptions {
 struct Linear : Module {
   Linear(Module& parent, std::string name, const LinearOptions& options);
   Tensor forward(const Tensor& x) const;
-  Tensor forward(const Tensor& x, at::ScalarType out_type) const;
+  /// linear() of linear_function.h.
+  Tensor forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input = {}) const;
   Parameter& weight;
   Parameter* bias = nullptr;
 };
@@ -30,10 +34,12 @@ struct Embedding : Module {
   Parameter& weight;
 };
 
-/// Layer norm over the last dimension, statistics in f32, output in f32. Parameters "weight", "bias".
+/// Layer norm over the last dimension, statistics in f32 (f64 for f64), output in f32 (f64) or in `out_type`. Parameters
+/// "weight", "bias".
 struct LayerNorm : Module {
   LayerNorm(Module& parent, std::string name, int64_t dim, double eps = 1e-5);
   Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x, at::ScalarType out_type) const;
   Parameter& weight;
   Parameter& bias;
   int64_t dim;

@@ -7,18 +7,20 @@
 #include <memory>
 
 #include "dalle/layers/block_sparse_plan.h"
+#include "dalle/layers/heads.h"
 #include "dalle/layers/transformer.h"
 
 namespace dalle::layers {
 
 /// softmax(q k^T / sqrt(K), over the keys that the plan's mask leaves) v. q, k, v: [B, H, L, K] of one type (f32 or bf16)
 /// with K contiguous, on the CPU; the result is a view of memory [B, L, H, K]. What a query may not see gets a weight of
-/// exactly 0. Results depend on neither threads nor batch. Throws c10::ValueError for other shapes and types.
+/// exactly 0. Results depend on neither threads nor batch. With dropout the same weights are dropped as by
+/// dense_attention(). Throws c10::ValueError for other shapes and types.
 Tensor block_sparse_attention(const Tensor& q_BHLK, const Tensor& k_BHLK, const Tensor& v_BHLK,
-                              std::shared_ptr<const BlockSparsePlan> plan);
+                              std::shared_ptr<const BlockSparsePlan> plan, const AttentionDropout& dropout = {});
 
 /// That as a block's attention: training and prefill.
-AttendFunction sparse_attention(std::shared_ptr<const BlockSparsePlan> plan);
+AttendFunction sparse_attention(std::shared_ptr<const BlockSparsePlan> plan, AttentionDropout dropout = {});
 
 namespace detail {
 
@@ -27,15 +29,12 @@ struct AttentionForward {
   Tensor out_BLHK;
   Tensor log_normalizer_BHL;  // ln sum exp(scores), f32, in the plan's order
 };
-struct AttentionGradients {
-  Tensor q_BLHK, k_BLHK, v_BLHK;
-};
-
 AttentionForward attend_blocks(const Tensor& q_BHLK, const Tensor& k_BHLK, const Tensor& v_BHLK,
-                               const BlockSparsePlan& plan);
-AttentionGradients attend_blocks_backward(const Tensor& grad_BHLK, const Tensor& q_BHLK, const Tensor& k_BHLK,
-                                          const Tensor& v_BHLK, const AttentionForward& forward,
-                                          const BlockSparsePlan& plan);
+                               const BlockSparsePlan& plan, const AttentionDropout& dropout);
+/// Gradients side by side (layers/heads.h).
+Heads attend_blocks_backward(const Tensor& grad_BHLK, const Tensor& q_BHLK, const Tensor& k_BHLK, const Tensor& v_BHLK,
+                             const AttentionForward& forward, const BlockSparsePlan& plan,
+                             const AttentionDropout& dropout);
 
 }  // namespace detail
 }  // namespace dalle::layers

@@ -10,16 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "dalle/core/enum_names.h"
+#include "dalle/layers/activation.h"
 #include "dalle/layers/block_runner.h"
 #include "dalle/layers/dropout.h"
 #include "dalle/layers/leaf.h"
 
 namespace dalle::layers {
-
-enum class Activation { kGelu, kQuickGelu };
-
-Tensor activate(const Tensor& x, Activation activation);
 
 struct TransformerOptions {
   int64_t dim = 256;
@@ -38,14 +34,16 @@ struct TransformerOptions {
 /// Training passes dense attention with a mask; sampling passes attention over a cache. Blocks know neither.
 using AttendFunction = std::function<Tensor(const Tensor& q, const Tensor& k, const Tensor& v)>;
 
-/// Dense attention; `bias_LL` is an additive mask (0 or -inf) of the compute type, or undefined for no mask.
-AttendFunction dense_attention(Tensor bias_LL);
+/// Dense attention; `bias_LL` is an additive mask (0 or -inf) of the compute type, or undefined for no mask. With dropout
+/// op by op, weights in f32, on any device.
+AttendFunction dense_attention(Tensor bias_LL, AttentionDropout dropout = {});
 
 /// 0 where `visible` is true, -inf elsewhere.
 Tensor mask_to_bias(const Tensor& visible_LL, at::ScalarType dtype);
 
 struct Attention : Module {
   Attention(Module& parent, std::string name, const TransformerOptions& options);
+  /// x in the compute type; the result in f32 (f64 for f64), not rounded again before it joins the residual stream.
   Tensor forward(const Tensor& x_BLD, const AttendFunction& attend) const;
   Parameter& in_proj_weight;  // [3D, D]: q, k, v
   Parameter& in_proj_bias;
@@ -57,7 +55,7 @@ struct Attention : Module {
 
 struct Mlp : Module {
   Mlp(Module& parent, std::string name, const TransformerOptions& options);
-  Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x) const;  // types as Attention's
   Linear c_fc;
   Linear c_proj;
   Activation activation;
@@ -91,11 +89,3 @@ struct Transformer : Module {
 };
 
 }  // namespace dalle::layers
-
-namespace dalle {
-template <>
-struct EnumNames<layers::Activation> {
-  static constexpr EnumName<layers::Activation> values[] = {{layers::Activation::kGelu, "gelu"},
-                                                            {layers::Activation::kQuickGelu, "quick_gelu"}};
-};
-}  // namespace dalle

@@ -154,7 +154,8 @@ class Prior : public layers::Module {
   const PriorCompute& compute() const { return compute_; }
 
  private:
-  const layers::AttendFunction& attend_of(layers::AttentionKind kind, int64_t length, at::Device device) const;
+  layers::AttendFunction attend_of(layers::AttentionKind kind, int64_t length, at::Device device,
+                                   const layers::AttentionDropout& dropout) const;
 
   PriorConfig config_;
   PriorCompute compute_;

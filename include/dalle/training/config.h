@@ -276,6 +276,7 @@ struct PriorTraining {
   std::filesystem::path dvae;
   double bpe_dropout = 0.1;
   double dropout = 0;
+  double attention_dropout = 0;
   double caption_dropout = 0;
   double text_loss_weight = 0.125;
   double image_loss_weight = 0.875;
@@ -302,6 +303,8 @@ struct PriorTraining {
           {.min = 0, .max = 1});
     field("dropout", self.dropout,
           "share of the numbers set to 0 in training, after the embeddings and at the end of each residual branch",
+          {.min = 0, .max = 0.99, .changeable = true});
+    field("attention_dropout", self.attention_dropout, "share of the attention weights set to 0 in training",
           {.min = 0, .max = 0.99, .changeable = true});
     field(
         "caption_dropout", self.caption_dropout,
