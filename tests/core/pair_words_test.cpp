@@ -20,7 +20,7 @@ TEST(PairWord, EveryBitDependsOnEveryBitOfTheColumn) {
   for (int flipped = 0; flipped < 16; ++flipped) {
     int set[32] = {}, changed[32] = {};
     for (uint32_t i = 0; i < kDraws; ++i) {
-      const PairRow row = pair_row(random_key(1, Purpose::kDropout), i / 64);
+      const PairRow row = pair_row(random_key(1, Purpose::kDropout), i);  // each pair drawn once
       const uint32_t a = pair_word(row, i % 64), b = pair_word(row, i % 64 ^ 1u << flipped);
       for (int bit = 0; bit < 32; ++bit) {
         set[bit] += static_cast<int>(a >> bit & 1);
