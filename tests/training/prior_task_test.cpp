@@ -128,6 +128,26 @@ TEST(PriorTask, BpeDropoutIsForTrainingOnly) {
   EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
 }
 
+void expect_dropout_in_training_only(const PriorTraining& without, const PriorTraining& with) {
+  PriorTask plain(without, at::kCPU);
+  PriorTask dropped(with, at::kCPU);
+  start(plain);
+  start(dropped);
+  const c10::NoGradGuard no_grad;
+  for (PriorTask* task : {&plain, &dropped}) {  // heads start at zero, which would hide everything before them
+    auto& model = dynamic_cast<models::Prior&>(task->module());
+    model.image_head.weight->tensor.copy_(at::arange(16 * 16).view({16, 16}).remainder(7) * 0.1);
+  }
+  const auto batch = first_batch(plain, 4);
+  const auto loss = [&](PriorTask& task) {
+    return task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()})
+        .loss.item<double>();
+  };
+  EXPECT_EQ(loss(dropped), loss(dropped));
+  EXPECT_GT(std::abs(loss(dropped) - loss(plain)), 1e-4);
+  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
+}
+
 TEST(PriorTask, DropoutIsForTrainingOnly) {
   auto config = tiny_prior();
   config.dropout = 0.5;
@@ -173,26 +193,6 @@ TEST(PriorTask, CaptionDropoutLeavesOutItsShareOfCaptions) {
   config.caption_dropout = 0;
   PriorTask none(config, at::kCPU);
   EXPECT_FALSE(all_pads(first_batch(none, 400).batch.caption_ids).any().item<bool>());
-}
-
-void expect_dropout_in_training_only(const PriorTraining& without, const PriorTraining& with) {
-  PriorTask plain(without, at::kCPU);
-  PriorTask dropped(with, at::kCPU);
-  start(plain);
-  start(dropped);
-  const c10::NoGradGuard no_grad;
-  for (PriorTask* task : {&plain, &dropped}) {  // heads start at zero, which would hide everything before them
-    auto& model = dynamic_cast<models::Prior&>(task->module());
-    model.image_head.weight->tensor.copy_(at::arange(16 * 16).view({16, 16}).remainder(7) * 0.1);
-  }
-  const auto batch = first_batch(plain, 4);
-  const auto loss = [&](PriorTask& task) {
-    return task.training_step(batch, {.totals = task.counts(batch), .runner = &layers::plain_runner()})
-        .loss.item<double>();
-  };
-  EXPECT_EQ(loss(dropped), loss(dropped));
-  EXPECT_GT(std::abs(loss(dropped) - loss(plain)), 1e-4);
-  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
 }
 
 TEST(PriorTask, CostsThreeForwardPasses) {
