@@ -1,7 +1,6 @@
 // ctest: slow
-// Failures that are known to happen, provoked with the demo's own config and data, raise their alarms and no others; the
-// demo as it is shipped stays silent. Only the length and the monitor's patience (and one bound) are
-// cut to fit a test.
+// Failures that are known to happen, provoked with the ablations' config on the shipped data, raise their alarms and no others;
+// the demo as it is shipped stays silent. Only the length and the monitor's patience (and one bound) are cut to fit a test.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,9 +16,8 @@ using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-DvaeTraining short_demo(int64_t num_steps) {
-  auto config =
-      config::load_config_file<DvaeTraining>(std::filesystem::path(DALLE_SOURCE_DIR) / "configs/demo/dvae.yaml");
+DvaeTraining shortened(const std::string& name, int64_t num_steps) {
+  auto config = config::load_config_file<DvaeTraining>(std::filesystem::path(DALLE_SOURCE_DIR) / "configs" / name);
   config.trainer.num_steps = num_steps;
   config.trainer.log_interval_steps = 10;
   config.trainer.validation_interval_steps = 100;
@@ -46,10 +44,12 @@ std::set<std::string> names_of(const std::map<std::string, std::string>& alarms)
   return names;
 }
 
-TEST(DvaeFailures, TheDemoIsHealthy) { EXPECT_THAT(names_of(alarms_of(short_demo(400))), ElementsAre()); }
+TEST(DvaeFailures, TheDemoIsHealthy) {
+  EXPECT_THAT(names_of(alarms_of(shortened("demo/dvae.yaml", 400))), ElementsAre());
+}
 
 TEST(DvaeFailures, WithoutKlWeightTheEncoderIsSureOfAFewCodes) {
-  auto config = short_demo(500);
+  auto config = shortened("ablations/dvae.yaml", 500);
   config.health.max_kl_share = 0.75;  // the default, .85, is reached between steps 400 and 1,000
   set_kl_weight(config, 0);
   const auto alarms = alarms_of(config);
@@ -58,7 +58,7 @@ TEST(DvaeFailures, WithoutKlWeightTheEncoderIsSureOfAFewCodes) {
 }
 
 TEST(DvaeFailures, TooMuchKlWeightEmptiesTheCodes) {
-  auto config = short_demo(200);
+  auto config = shortened("ablations/dvae.yaml", 200);
   set_kl_weight(config, 0.5);
   const auto alarms = alarms_of(config);
   EXPECT_THAT(names_of(alarms), ::testing::Contains("kl_at_zero"));
@@ -68,7 +68,7 @@ TEST(DvaeFailures, TooMuchKlWeightEmptiesTheCodes) {
 
 // The encoder becomes a constant. Whether it then is unsure (KL 0) or sure of one code (KL ln K) hangs on the last bits.
 TEST(DvaeFailures, TooHighALearningRateEmptiesTheCodes) {
-  auto config = short_demo(200);
+  auto config = shortened("ablations/dvae.yaml", 200);
   config.learning_rate.start = 3e-2;
   const auto alarms = alarms_of(config);
   EXPECT_THAT(names_of(alarms),
