@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
-#include <numeric>
+#include <optional>
 
 #include "clip_scoring.h"
 #include "dalle/cli/command.h"
@@ -16,20 +15,26 @@
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
 #include "dalle/core/logging.h"
+#include "dalle/core/signals.h"
 #include "dalle/core/str.h"
-#include "dalle/data/image_codec.h"
-#include "dalle/data/transforms.h"
+#include "dalle/generation/batches.h"
+#include "dalle/generation/candidate_store.h"
+#include "dalle/generation/caption_list.h"
 #include "dalle/generation/contact_sheet.h"
-#include "dalle/generation/gallery_html.h"
 #include "dalle/generation/picture_writer.h"
-#include "dalle/generation/scores_json.h"
 #include "dalle/generation/token_sampler.h"
+#include "sample_folder.h"
 #include "sample_models.h"
+#include "sample_report.h"
+#include "sample_run.h"
 
 namespace dalle::generation {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int64_t kDefaultKeep = 32;
+constexpr double kGalleryInterval = 5;  // seconds between two versions of index.html while a run is under way
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -39,194 +44,179 @@ struct Times {
   double load = 0, sample = 0, decode = 0, rerank = 0, write = 0;
 };
 
-/// Everything about one caption's candidates.
-struct Drawn {
-  std::string caption;
-  Tensor tokens_NI;         // i64
-  Tensor pictures_N3HW;     // f32 in [0, 1], on the CPU
-  Tensor log_likelihood_N;  // f64
-  Tensor scores_N;          // f64
-  std::vector<int64_t> best_first;
-};
-
-std::vector<std::string> wanted_captions(const SampleOptions& options) {
-  std::vector<std::string> captions = options.caption;
-  if (options.captions.empty()) return captions;
-  std::istringstream lines(read_file(options.captions));
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) captions.push_back(line);
-  }
-  if (captions.empty()) throw ConfigError(options.captions.string() + ": no caption in the file");
-  return captions;
-}
-
-// Image tokens of the prompt picture's upper rows.
-Tensor prompt_tokens(const SampleModels& models, const SampleOptions& options) {
-  if (options.image_prompt.empty()) return {};
-  const auto& config = models.dvae.model->config();
-  if (options.prompt_rows >= config.grid_size()) {
-    throw ConfigError(
-        Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()), str(options.prompt_rows), ""});
-  }
-  const Tensor decoded = data::decode_picture(read_file(options.image_prompt));
-  const data::TransformOptions transform{
-      .image_size = config.image_size, .filter = data::ResizeFilter::kLanczos, .upscale_small = true};
-  const Tensor pixels = data::transform_picture(decoded, transform, {}).to(models.device).to(at::kFloat).div_(255);
-  return models.dvae.model->encode(pixels.unsqueeze(0))
-      .flatten(1)[0]
-      .slice(0, 0, options.prompt_rows * config.grid_size());
+std::string folder_name(size_t caption) {
+  char name[32];
+  std::snprintf(name, sizeof name, "caption-%04zu", caption);
+  return name;
 }
 
 class SampleJob {
  public:
   explicit SampleJob(const SampleOptions& options)
-      : options_(options), captions_(wanted_captions(options)), models_(load_sample_models(options)) {
+      : options_(options),
+        captions_(read_captions(options.caption, options.captions)),
+        models_(load_sample_models(options)),
+        keep_(std::min(options.keep.value_or(kDefaultKeep), options.candidates)),
+        slots_(models_.prior.model->config().image_context()) {
     times_.load = now_seconds() - started_;
     batch_size_ = plan_batch_size(models_, options_);
     prompt_ = prompt_tokens(models_, options_);
-    const int64_t slots = models_.prior.model->config().image_context();
-    const auto batches = (options_.candidates + batch_size_ - 1) / batch_size_;
-    status_.emplace("sampling", "tokens", static_cast<int64_t>(captions_.size()) * batches * slots, 0);
+    folder_.emplace(options.out, describe_run(options_, captions_, models_, prompt_));
   }
 
   int run() {
     const c10::NoGradGuard no_grad;
-    fs::create_directories(options_.out);
-    log_info(str(captions_.size(), " captions, ", options_.candidates, " candidates each, ", batch_size_,
-                 " at a time, on ", describe_device(models_.device)));
-    ScoresReport report = empty_report();
-    Gallery gallery{.title = "sample-and-rerank", .settings = {}, .captions = {}};
-    std::vector<SheetCell> overview;
-    for (size_t i = 0; i < captions_.size(); ++i) {
-      Drawn drawn = draw(captions_[i]);
-      score(drawn);
-      const double begin = now_seconds();
-      write_caption(i, drawn, report, gallery);
-      overview.push_back({.picture = drawn.pictures_N3HW[drawn.best_first[0]], .label = drawn.caption});
-      times_.write += now_seconds() - begin;
+    const StopSignals signals;
+    open_captions();
+    try {
+      for (size_t i = 0; i < captions_.size(); ++i) draw(i);
+    } catch (const Interrupted&) {
+      status_->finish();
+      show_gallery();
+      log_info(str("stopped by a signal; ", num_finished(), " of ", num_wanted(), " candidates are in ",
+                   folder_->path().string(), "; the same command goes on from there"));
+      return cli::kStopped;
     }
     status_->finish();
-    finish(report, gallery, overview);
+    finish();
     return cli::kDone;
   }
 
  private:
-  Drawn draw(const std::string& caption) {
-    Drawn drawn{.caption = caption};
-    const auto encoded = models_.captions->encode(caption);
-    if (encoded.truncated)
-      log_warning(str("the caption is longer than ", models_.captions->length(), " tokens and was cut: ", caption));
-    const CaptionPrompt prompt{caption, at::tensor(encoded.ids, at::kLong), prompt_};
+  struct Caption {
+    std::string text, folder;
+    CandidateStore store;
+    bool is_done = false;  // its sheet is there
+  };
+
+  void open_captions() {
+    for (size_t i = 0; i < captions_.size(); ++i) {
+      const std::string folder = folder_name(i);
+      opened_.push_back({.text = captions_[i], .folder = folder, .store = CandidateStore(*folder_ / folder)});
+    }
+    log_info(str(captions_.size(), " captions, ", options_.candidates, " candidates each, ", batch_size_,
+                 " at a time, on ", describe_device(models_.device)));
+    if (folder_->goes_on()) {
+      log_info(
+          str("going on with an interrupted run: ", num_finished(), " of ", num_wanted(), " candidates are there"));
+    }
+    former_ = num_finished();
+    status_.emplace("sampling", "tokens", num_wanted() * slots_, former_ * slots_);
+  }
+
+  int64_t num_wanted() const { return static_cast<int64_t>(captions_.size()) * options_.candidates; }
+  int64_t num_finished() const {
+    int64_t count = 0;
+    for (const auto& caption : opened_) count += static_cast<int64_t>(caption.store.finished().size());
+    return count;
+  }
+
+  void draw(size_t index) {
+    Caption& caption = opened_[index];
+    const auto missing = caption.store.missing(options_.candidates);
+    if (!missing.empty()) {
+      const auto encoded = models_.captions->encode(caption.text);
+      if (encoded.truncated) {
+        log_warning(str("a caption is longer than ", models_.captions->length(),
+                        " tokens and was cut: ", shortened(caption.text)));
+      }
+      const CaptionPrompt prompt{caption.text, at::tensor(encoded.ids, at::kLong), prompt_};
+      const Tensor features = options_.rerank == RerankBy::kClip
+                                  ? caption_features(*models_.clip->model, *models_.clip_tokenizer, {caption.text})
+                                  : Tensor();
+      batch_size_ = in_batches(missing, batch_size_, [&](std::span<const int64_t> numbers) {
+        draw_batch(caption, prompt, features, numbers);
+      });
+    }
+    const double begin = now_seconds();
+    const auto order = best_first(caption.store.finished());
+    write_caption_sheet(*folder_ / (caption.folder + "/contact-sheet.png"), caption.text, caption.store, order, keep_,
+                        options_.rerank);
+    if (options_.save_tokens) {
+      write_tokens(*folder_ / (caption.folder + "/tokens.json"), caption.text, models_.dvae.model->config().grid_size(),
+                   caption.store.finished());
+    }
+    caption.is_done = true;
+    times_.write += now_seconds() - begin;
+  }
+
+  static std::string shortened(const std::string& text) {
+    return text.size() <= 80 ? text : text.substr(0, 77) + "...";
+  }
+
+  void draw_batch(Caption& caption, const CaptionPrompt& prompt, const Tensor& features,
+                  std::span<const int64_t> numbers) {
     const SamplingOptions sampling{.filter = {options_.temperature, options_.top_k, options_.top_p},
                                    .guidance = options_.guidance,
                                    .seed = static_cast<uint64_t>(options_.seed)};
+    const auto count = static_cast<int64_t>(numbers.size());
     const int64_t grid = models_.dvae.model->config().grid_size();
-    std::vector<Tensor> tokens, pictures, likelihoods;
-    for (int64_t first = 0; first < options_.candidates; first += batch_size_) {
-      std::vector<int64_t> numbers(static_cast<size_t>(std::min(batch_size_, options_.candidates - first)));
-      std::iota(numbers.begin(), numbers.end(), first);
-      const double begin = now_seconds();
-      const auto batch = models_.sampler->draw(
-          prompt, numbers, sampling, [&](int64_t) { return show_progress(static_cast<int64_t>(numbers.size())); });
-      const double sampled = now_seconds();
-      const auto count = static_cast<int64_t>(numbers.size());
-      pictures.push_back(
-          models_.dvae.model->decode(batch.tokens_BI.view({count, grid, grid})).to(at::kCPU).contiguous());
-      tokens.push_back(batch.tokens_BI.to(at::kCPU));
-      likelihoods.push_back(batch.log_likelihood_B.to(at::kCPU));
-      times_.sample += sampled - begin;
-      times_.decode += now_seconds() - sampled;
+    const int64_t before = tokens_done_;
+    double begin = now_seconds();
+    const auto lap = [&begin](double& total) {
+      const double now = now_seconds();
+      total += now - begin;
+      begin = now;
+    };
+    const auto drawn = models_.sampler->draw(prompt, numbers, sampling, [&](int64_t slots_done) {
+      show_progress(before + slots_done * count);
+      return !stop_requested();
+    });
+    lap(times_.sample);
+    const Tensor pictures = decode(drawn.tokens_BI.view({count, grid, grid}));
+    lap(times_.decode);
+    const Tensor scores = score(features, pictures, drawn.log_likelihood_B).to(at::kCPU);
+    lap(times_.rerank);
+    const Tensor tokens = drawn.tokens_BI.to(at::kCPU).contiguous(), likelihoods = drawn.log_likelihood_B.to(at::kCPU);
+    std::vector<FinishedCandidate> batch;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto* row = tokens.const_data_ptr<int64_t>() + i * slots_;
+      batch.push_back({numbers[static_cast<size_t>(i)], scores[i].item<double>(), likelihoods[i].item<double>(),
+                       std::vector<int64_t>(row, row + slots_)});
     }
-    drawn.tokens_NI = at::cat(tokens);
-    drawn.pictures_N3HW = at::cat(pictures);
-    drawn.log_likelihood_N = at::cat(likelihoods);
-    return drawn;
+    caption.store.add(batch, pictures);
+    if (now_seconds() - shown_ > kGalleryInterval) show_gallery();
+    lap(times_.write);
   }
 
-  bool show_progress(int64_t batch) {
-    ++slots_done_;
-    tokens_done_ += batch;
-    if (slots_done_ % 16 == 0) {
-      const double drawing = now_seconds() - started_ - times_.load;
-      status_->update({.step = slots_done_, .items_per_second = static_cast<double>(tokens_done_) / drawing});
+  // Some at a time: the dVAE's decoder takes more memory for a picture than the prior.
+  Tensor decode(const Tensor& codes_BGG) const {
+    std::vector<Tensor> pictures;
+    for (const Tensor& chunk : codes_BGG.split(kDecodeTogether)) {
+      pictures.push_back(models_.dvae.model->decode(chunk).to(at::kCPU));
     }
-    return true;
+    return at::cat(pictures);
   }
 
-  void score(Drawn& drawn) {
-    const double begin = now_seconds();
-    if (options_.rerank == RerankBy::kClip) {
-      const auto& clip = *models_.clip->model;
-      const Tensor text = caption_features(clip, *models_.clip_tokenizer, {drawn.caption});
-      const Tensor pictures = picture_features(clip, drawn.pictures_N3HW.unbind(0));
-      drawn.scores_N = at::matmul(pictures, text.t()).squeeze(1).to(at::kDouble);
-    } else {
-      drawn.scores_N =
-          options_.rerank == RerankBy::kLikelihood ? drawn.log_likelihood_N : at::zeros_like(drawn.log_likelihood_N);
+  // f64 [B]
+  Tensor score(const Tensor& caption_features, const Tensor& pictures, const Tensor& log_likelihood) const {
+    switch (options_.rerank) {
+      case RerankBy::kClip:
+        return at::mv(picture_features(*models_.clip->model, pictures.unbind(0)), caption_features.squeeze(0))
+            .to(at::kDouble);
+      case RerankBy::kLikelihood:
+        return log_likelihood;
+      case RerankBy::kNone:
+        break;
     }
-    drawn.best_first.resize(static_cast<size_t>(options_.candidates));
-    std::iota(drawn.best_first.begin(), drawn.best_first.end(), int64_t{0});
-    const double* scores = drawn.scores_N.data_ptr<double>();
-    std::stable_sort(drawn.best_first.begin(), drawn.best_first.end(),
-                     [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
-    times_.rerank += now_seconds() - begin;
+    return at::zeros_like(log_likelihood);
   }
 
-  void write_caption(size_t index, const Drawn& drawn, ScoresReport& report, Gallery& gallery) {
-    char name[32];
-    std::snprintf(name, sizeof name, "caption-%04zu", index);
-    fs::create_directories(options_.out / name);
-    CaptionScores scores{.caption = drawn.caption, .candidates = {}, .contact_sheet = str(name, "/contact-sheet.png")};
-    CaptionResult view{.caption = drawn.caption, .candidates = {}, .contact_sheet = scores.contact_sheet};
-    std::vector<SheetCell> cells;
-    for (size_t rank = 0; rank < drawn.best_first.size(); ++rank) {
-      const int64_t number = drawn.best_first[rank];
-      const double value = drawn.scores_N[number].item<double>();
-      const bool kept = static_cast<int64_t>(rank) < options_.keep;
-      char file[64];
-      std::snprintf(file, sizeof file, "%s/candidate-%04lld.png", name, static_cast<long long>(number));
-      write_png(options_.out / file, drawn.pictures_N3HW[number]);
-      scores.candidates.push_back({static_cast<int64_t>(rank) + 1,
-                                   number,
-                                   value,
-                                   kept,
-                                   file,
-                                   {{"log_likelihood", drawn.log_likelihood_N[number].item<double>()}}});
-      view.candidates.push_back({file, value, static_cast<int64_t>(rank) + 1, number, kept});
-      if (!kept) continue;
-      char label[64];
-      std::snprintf(label, sizeof label, options_.rerank == RerankBy::kNone ? "#%lld" : "#%lld  %.3f",
-                    static_cast<long long>(number), value);
-      cells.push_back({.picture = drawn.pictures_N3HW[number], .label = label});
-    }
-    const SheetOptions sheet{
-        .title = drawn.caption,
-        .subtitle = str("best ", cells.size(), " of ", options_.candidates, ", by ", enum_name(options_.rerank))};
-    write_png(options_.out / scores.contact_sheet, contact_sheet(cells, sheet));
-    if (options_.save_tokens) write_tokens(options_.out / name / "tokens.json", drawn);
-    report.captions.push_back(std::move(scores));
-    gallery.captions.push_back(std::move(view));
+  void show_progress(int64_t tokens) {
+    tokens_done_ = tokens;
+    const double drawing = now_seconds() - started_ - times_.load;
+    status_->update({.step = former_ * slots_ + tokens_done_,
+                     .items_per_second = static_cast<double>(tokens_done_) / std::max(1e-9, drawing)});
   }
 
-  void write_tokens(const fs::path& path, const Drawn& drawn) const {
-    nlohmann::ordered_json json{{"caption", drawn.caption}, {"grid_size", models_.dvae.model->config().grid_size()}};
-    json["tokens"] = nlohmann::ordered_json::array();
-    for (int64_t n = 0; n < drawn.tokens_NI.size(0); ++n) {
-      const int64_t* row = drawn.tokens_NI[n].data_ptr<int64_t>();
-      json["tokens"].push_back(std::vector<int64_t>(row, row + drawn.tokens_NI.size(1)));
-    }
-    write_file(path, json.dump() + "\n");
-  }
-
-  ScoresReport empty_report() const {
+  ScoresReport report() const {
     ScoresReport report;
     report.command = "sample-and-rerank";
     report.created = utc_time();
     report.seed = static_cast<uint64_t>(options_.seed);
     report.score_name = enum_name(options_.rerank);
     report.settings = {{"candidates", options_.candidates},
-                       {"keep", options_.keep},
+                       {"keep", keep_},
                        {"temperature", options_.temperature},
                        {"top_k", options_.top_k},
                        {"top_p", options_.top_p},
@@ -238,46 +228,76 @@ class SampleJob {
       report.settings.emplace_back("prompt_rows", options_.prompt_rows);
     }
     report.models = models_.used;
-    return report;
-  }
-
-  void finish(ScoresReport& report, Gallery& gallery, const std::vector<SheetCell>& overview) {
-    const double begin = now_seconds();
-    const std::string subtitle =
-        str("for each caption the best of ", options_.candidates, " by ", report.score_name, ", seed ", options_.seed);
-    write_png(options_.out / "contact-sheet.png",
-              contact_sheet(overview, {.title = "sample-and-rerank", .subtitle = subtitle}));
-    gallery.settings.emplace_back("seed", std::to_string(options_.seed));
-    gallery.settings.emplace_back("ordered by", report.score_name);
-    for (const auto& [name, value] : report.settings) {
-      gallery.settings.emplace_back(name,
-                                    std::visit([](const auto& held) { return str(std::boolalpha, held); }, value));
-    }
-    for (const auto& model : report.models)
-      gallery.settings.emplace_back(model.role, str(model.path, " (", model.identity, ")"));
-    write_gallery(options_.out, gallery);
-    times_.write += now_seconds() - begin;
     report.times_seconds = {{"load", times_.load},
                             {"sample", times_.sample},
                             {"decode", times_.decode},
                             {"rerank", times_.rerank},
                             {"write", times_.write}};
-    write_scores(options_.out, report);
+    for (const auto& caption : opened_) {
+      if (caption.store.finished().empty()) continue;
+      report.captions.push_back(
+          caption_scores(caption.text, caption.folder, best_first(caption.store.finished()), keep_, caption.is_done));
+    }
+    return report;
+  }
+
+  // index.html of what is finished so far.
+  ScoresReport show_gallery() {
+    const ScoresReport shown = report();
+    const bool all = num_finished() == num_wanted();
+    Gallery gallery{.title = "sample-and-rerank", .settings = {}, .captions = {}};
+    if (!all) {
+      gallery.scores_file = "";
+      gallery.settings.emplace_back("finished so far", str(num_finished(), " of ", num_wanted(), " candidates"));
+    }
+    gallery.settings.emplace_back("seed", std::to_string(options_.seed));
+    gallery.settings.emplace_back("ordered by", shown.score_name);
+    for (const auto& [name, value] : shown.settings) {
+      gallery.settings.emplace_back(name,
+                                    std::visit([](const auto& held) { return str(std::boolalpha, held); }, value));
+    }
+    for (const auto& model : shown.models)
+      gallery.settings.emplace_back(model.role, str(model.path, " (", model.identity, ")"));
+    for (const auto& caption : shown.captions) gallery.captions.push_back(caption_view(caption));
+    write_gallery(folder_->path(), gallery);
+    shown_ = now_seconds();
+    return shown;
+  }
+
+  void finish() {
+    const double begin = now_seconds();
+    std::vector<SheetCell> overview;
+    for (const auto& caption : opened_) {
+      const auto best = best_first(caption.store.finished()).front();
+      overview.push_back({.picture = caption.store.picture(best.number), .label = caption.text});
+    }
+    const std::string subtitle = str("for each caption the best of ", options_.candidates, " by ",
+                                     enum_name(options_.rerank), ", seed ", options_.seed);
+    write_png(*folder_ / "contact-sheet.png",
+              contact_sheet(overview, {.title = "sample-and-rerank", .subtitle = subtitle}));
+    times_.write += now_seconds() - begin;
+    write_scores(folder_->path(), show_gallery());
+    for (auto& caption : opened_) caption.store.close();
+    folder_->finish();
     const double tokens = static_cast<double>(tokens_done_);
     log_info(str("drawn in ", cli::format_duration(times_.sample), " (",
                  cli::format_rate(tokens / std::max(1e-9, times_.sample)), " tokens/s); open ",
-                 (options_.out / "index.html").string()));
+                 (folder_->path() / "index.html").string()));
   }
 
   SampleOptions options_;
   double started_ = now_seconds();
   std::vector<std::string> captions_;
   SampleModels models_;
+  int64_t keep_, slots_;
   Times times_;
   int64_t batch_size_ = 1;
-  int64_t slots_done_ = 0;
-  int64_t tokens_done_ = 0;
+  int64_t former_ = 0;       // candidates of the interrupted run
+  int64_t tokens_done_ = 0;  // by this process
+  double shown_ = started_;  // when index.html was written last
   Tensor prompt_;
+  std::optional<SampleFolder> folder_;
+  std::vector<Caption> opened_;
   std::optional<cli::StatusLine> status_;
 };
 
@@ -285,14 +305,15 @@ class SampleJob {
 
 void SampleOptions::validate(const std::string&) const {
   if (out.empty()) throw ConfigError("sample-and-rerank: expected --out DIR, a folder for the results");
-  if (fs::exists(out) && !(fs::is_directory(out) && fs::is_empty(out))) {
-    throw ConfigError(Problem{"--out " + out.string(), "a folder that does not exist yet or is empty",
-                              "one with files in it", "nothing is ever overwritten: name another folder"});
-  }
+  SampleFolder::check(out);
   if (caption.empty() && captions.empty())
     throw ConfigError("sample-and-rerank: expected --caption TEXT or --captions FILE");
   if (!captions.empty() && !fs::is_regular_file(captions))
     throw ConfigError("--captions " + captions.string() + ": no such file");
+  if (keep && *keep > candidates) {
+    throw ConfigError(
+        Problem{"--keep", str("at most --candidates, ", candidates), str(*keep), "draw more candidates or keep fewer"});
+  }
   if (run.empty() && (prior.empty() || dvae.empty())) {
     throw ConfigError("sample-and-rerank: expected --prior CKPT and --dvae CKPT, or --run DIR");
   }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 
 #include "dalle/core/device.h"
 #include "dalle/core/error.h"
+#include "dalle/core/memory.h"
 #include "dalle/core/str.h"
 
 namespace dalle::generation {
@@ -28,22 +28,6 @@ void check_same_dvae(const models::Loaded<models::Prior>& prior, const models::L
   throw ConfigError(Problem{
       dvae.path.string(), str("the dVAE that ", prior.path.string(), " was trained with, identity ", recorded->second),
       dvae.identity, "give the dVAE of the prior's own run"});
-}
-
-// MemAvailable of the machine, and the cgroup's own limit where it is lower.
-int64_t available_memory_bytes() {
-  int64_t available = int64_t{4} << 30;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    int64_t kib = 0;
-    if (key == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
-    meminfo.ignore(256, '\n');
-  }
-  int64_t limit = 0, used = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, limit - used);
-  }
-  return std::max<int64_t>(available, 0);
 }
 
 }  // namespace
@@ -103,14 +87,17 @@ int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options
     }
     return std::min(number, options.candidates);
   }
+  // More than this at a time gains no speed. A GPU's memory is found out by trying (generation/batches.h).
+  const int64_t most = std::min<int64_t>(options.candidates, models.device.is_cpu() ? 128 : 512);
+  if (!models.device.is_cpu()) return most;
   const auto& dvae = models.dvae.model->config();
-  const int64_t guided = options.guidance == 1 ? 1 : 2;  // caches with and without the caption
-  const int64_t cache = guided * models.sampler->model().candidate_bytes();
-  const int64_t relaxed = dvae.vocab_size * dvae.grid_size() * dvae.grid_size() * 4;
-  const int64_t activations = 8 * dvae.image_size * dvae.image_size * dvae.hidden_dim * 4;
-  // A third of what is free, and no more than what still gains speed.
-  const int64_t fitting = available_memory_bytes() / 3 / (cache + relaxed + activations);
-  return std::clamp<int64_t>(fitting, 1, std::min<int64_t>(options.candidates, 128));
+  const int64_t pixels = dvae.image_size * dvae.image_size;
+  const int64_t decoding =
+      kDecodeTogether * 4 * (dvae.vocab_size * dvae.grid_size() * dvae.grid_size() + 8 * pixels * dvae.hidden_dim);
+  const int64_t captions = options.guidance == 1 ? 1 : 2;  // caches with and without the caption
+  const int64_t each = captions * models.sampler->model().candidate_bytes() + 2 * 3 * 4 * pixels;
+  // Half of what is free is for others.
+  return std::clamp<int64_t>((available_memory_bytes() / 2 - decoding) / each, 1, most);
 }
 
 }  // namespace dalle::generation

@@ -26,7 +26,11 @@ struct SampleModels {
 /// Throws ConfigError where the dVAE is not the one that the prior was trained with.
 SampleModels load_sample_models(const SampleOptions& options);
 
-/// Candidates that fit into free memory together: caches, logits and decoded pictures.
+/// The dVAE decodes so many pictures at a time.
+inline constexpr int64_t kDecodeTogether = 32;
+
+/// Candidates that fit into half of the free memory together: the sampler's caches and finished pictures, beside the dVAE's
+/// decoder. On a GPU as many as gain speed.
 int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options);
 
 }  // namespace dalle::generation

@@ -9,11 +9,11 @@
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/number_text.h"
+#include "dalle/core/signals.h"
 #include "dalle/core/str.h"
 #include "dalle/optim/gradients.h"
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/training/profiler.h"
-#include "dalle/training/signals.h"
 
 namespace dalle::training {
 namespace {

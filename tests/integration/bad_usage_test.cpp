@@ -139,7 +139,7 @@ TEST(BadUsage, SamplersSayWhatTheyLack) {
   place.file("used.txt", "x");
   expect_usage_error(
       run("sample-and-rerank", {"--prior", "p", "--dvae", "d", "--caption", "x", "--out", place.path().string()}),
-      "does not exist yet or is empty");
+      "does not exist yet, is empty or holds an interrupted run");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,7 @@ struct SampleOptions {
   std::vector<std::string> caption;
   std::filesystem::path captions;
   int64_t candidates = 512;
-  int64_t keep = 32;
+  std::optional<int64_t> keep;  // 32, or all where fewer are drawn
   int64_t seed = 0;
   double temperature = 1;
   int64_t top_k = 0;
@@ -46,8 +47,9 @@ struct SampleOptions {
   void validate(const std::string& place) const;
 };
 
-/// Runs the whole command and returns its exit code. Throws ConfigError for models that do not fit together (both
-/// identities named) and for an `out` that holds anything already.
+/// Runs the whole command and returns its exit code. Candidates are on disk as soon as their batch is finished; a run that was
+/// killed or stopped by a signal (exit code 3) goes on when the same command is given again. Throws ConfigError for models
+/// that do not fit together (both identities named) and for an `out` that holds anything but such a run.
 int run_sample_job(const SampleOptions& options);
 
 }  // namespace dalle::generation
@@ -77,7 +79,8 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("caption", self.caption, "captions to draw; may be repeated");
   field("captions", self.captions, "file with one caption a line");
   field("candidates", self.candidates, "pictures drawn for each caption", {.min = 1});
-  field("keep", self.keep, "best candidates shown in the contact sheet", {.min = 1});
+  field("keep", self.keep, "best candidates shown in the contact sheet; default 32, or all where fewer are drawn",
+        {.min = 1});
   field("seed", self.seed, "seed of the noise", {.min = 0});
   field("temperature", self.temperature, "logits are divided by it", {.min = 1e-6});
   field("top_k", self.top_k, "draw among the k most probable codes; 0 = all", {.min = 0});
@@ -93,5 +96,5 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("threads", self.threads, "CPU threads; 0 = all", {.min = 0});
   field("raw_weights", self.raw_weights, "use the last weights instead of the averaged ones");
   field("save_tokens", self.save_tokens, "write tokens.json with each candidate's image tokens");
-  field("out", self.out, "folder for the results; must not exist or be empty");
+  field("out", self.out, "folder for the results: a new or empty one, or that of an interrupted run to go on with");
 }

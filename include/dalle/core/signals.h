@@ -3,7 +3,7 @@
 
 #include <csignal>
 
-namespace dalle::training {
+namespace dalle {
 
 /// Catches SIGTERM and SIGINT while it lives and puts the former handlers back afterwards. One at a time.
 class StopSignals {
@@ -24,4 +24,4 @@ bool stop_requested();
 /// The signal that came, or 0.
 int stop_signal();
 
-}  // namespace dalle::training
+}  // namespace dalle

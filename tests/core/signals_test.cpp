@@ -1,4 +1,4 @@
-#include "dalle/training/signals.h"
+#include "dalle/core/signals.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -6,7 +6,7 @@
 
 #include <string>
 
-namespace dalle::training {
+namespace dalle {
 namespace {
 
 void (*current_handler(int signal))(int) {
@@ -55,4 +55,4 @@ TEST(Signals, TheSecondSignalEndsTheProcess) {
 }
 
 }  // namespace
-}  // namespace dalle::training
+}  // namespace dalle

@@ -1,4 +1,4 @@
-#include "dalle/training/signals.h"
+#include "dalle/core/signals.h"
 
 #include <c10/util/Exception.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <string_view>
 
-namespace dalle::training {
+namespace dalle {
 namespace {
 
 volatile std::sig_atomic_t received_signal = 0;
@@ -54,4 +54,4 @@ bool stop_requested() { return received_signal != 0; }
 
 int stop_signal() { return received_signal; }
 
-}  // namespace dalle::training
+}  // namespace dalle

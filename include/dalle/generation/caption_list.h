@@ -1,0 +1,14 @@
+// The captions that a command is given, on its command line and in a file.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace dalle::generation {
+
+/// `given` and then the lines of `file` (may be empty), without empty lines and carriage returns. Throws ConfigError where
+/// there is none at all, where a given one is blank, and for text that is not UTF-8 or has a NUL byte, with the line.
+std::vector<std::string> read_captions(const std::vector<std::string>& given, const std::filesystem::path& file);
+
+}  // namespace dalle::generation

@@ -1,0 +1,110 @@
+#include "dalle/generation/candidate_store.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "dalle/data/image_codec.h"
+#include "dalle/generation/picture_writer.h"
+
+namespace dalle::generation {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// A log likelihood may be -inf (a code of no probability was primed), for which JSON has no number: it is null there.
+Json json_number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+double number_of(const Json& json) {
+  return json.is_null() ? -std::numeric_limits<double>::infinity() : json.get<double>();
+}
+
+std::string line_of(const FinishedCandidate& candidate) {
+  return Json{{"candidate", candidate.number},
+              {"score", json_number(candidate.score)},
+              {"log_likelihood", json_number(candidate.log_likelihood)},
+              {"tokens", candidate.tokens}}
+      .dump();
+}
+
+// False for a line that is not whole.
+bool parse(const std::string& line, FinishedCandidate& candidate) {
+  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return false;
+  try {
+    candidate = {json.at("candidate").get<int64_t>(), number_of(json.at("score")), number_of(json.at("log_likelihood")),
+                 json.at("tokens").get<std::vector<int64_t>>()};
+  } catch (const Json::exception&) {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+CandidateStore::CandidateStore(fs::path directory)
+    : directory_(std::move(directory)), journal_(directory_ / "candidates.jsonl") {
+  std::error_code error;
+  fs::create_directories(directory_, error);
+  if (error) {
+    throw FileError(Problem{
+        .place = directory_.string(), .expected = "a folder that can be made and written", .got = error.message()});
+  }
+  if (!fs::exists(journal_)) return;
+  const std::string text = read_file(journal_);
+  std::istringstream lines(text);
+  std::set<int64_t> seen;
+  for (std::string line; std::getline(lines, line);) {
+    FinishedCandidate candidate;
+    if (!parse(line, candidate) || !fs::exists(directory_ / picture_name(candidate.number))) continue;
+    if (seen.insert(candidate.number).second) finished_.push_back(std::move(candidate));
+  }
+  // The next line must not be appended to half of one.
+  if (!text.empty() && text.back() != '\n') append_line(journal_, "");
+}
+
+std::vector<int64_t> CandidateStore::missing(int64_t candidates) const {
+  std::set<int64_t> there;
+  for (const auto& candidate : finished_) there.insert(candidate.number);
+  std::vector<int64_t> out;
+  for (int64_t number = 0; number < candidates; ++number) {
+    if (!there.contains(number)) out.push_back(number);
+  }
+  return out;
+}
+
+void CandidateStore::add(const std::vector<FinishedCandidate>& batch, const Tensor& pictures_N3HW) {
+  TORCH_CHECK_VALUE(pictures_N3HW.dim() == 4 && pictures_N3HW.size(0) == static_cast<int64_t>(batch.size()),
+                    "[candidate store] ", batch.size(), " candidates and pictures ", pictures_N3HW.sizes());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    write_png(directory_ / picture_name(batch[i].number), pictures_N3HW[static_cast<int64_t>(i)]);
+  }
+  for (const auto& candidate : batch) {
+    append_line(journal_, line_of(candidate));
+    finished_.push_back(candidate);
+  }
+}
+
+std::string CandidateStore::picture_name(int64_t number) {
+  char name[40];
+  std::snprintf(name, sizeof name, "candidate-%04lld.png", static_cast<long long>(number));
+  return name;
+}
+
+Tensor CandidateStore::picture(int64_t number) const {
+  return data::decode_picture(read_file(directory_ / picture_name(number)));
+}
+
+void CandidateStore::close() {
+  std::error_code ignored;
+  fs::remove(journal_, ignored);
+}
+
+}  // namespace dalle::generation

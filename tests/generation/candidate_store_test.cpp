@@ -1,0 +1,95 @@
+#include "dalle/generation/candidate_store.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "dalle/core/error.h"
+#include "dalle/core/files.h"
+#include "support/temp_directory.h"
+
+namespace dalle::generation {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+FinishedCandidate candidate(int64_t number) {
+  return {number, 0.25 * static_cast<double>(number), -1.5 * static_cast<double>(number), {number, 2, 3}};
+}
+
+class CandidateStoreTest : public ::testing::Test {
+ protected:
+  static Tensor pictures(int64_t count) { return at::arange(count * 3 * 4 * 4).view({count, 3, 4, 4}) / 255.0f; }
+  std::filesystem::path directory() const { return place_ / "caption-0000"; }
+  std::filesystem::path journal() const { return directory() / "candidates.jsonl"; }
+  void fill() const {
+    CandidateStore store(directory());
+    store.add({candidate(0), candidate(2)}, pictures(2));
+    store.add({candidate(3)}, pictures(1));
+  }
+  dalle::testing::TempDirectory place_{"candidates"};
+};
+
+TEST_F(CandidateStoreTest, HoldsWhatWasFinished) {
+  fill();
+  const CandidateStore store(directory());
+  ASSERT_EQ(store.finished().size(), 3u);
+  const auto& second = store.finished()[1];
+  EXPECT_EQ(second.number, 2);
+  EXPECT_EQ(second.score, 0.5);
+  EXPECT_EQ(second.log_likelihood, -3);
+  EXPECT_THAT(second.tokens, ElementsAre(2, 2, 3));
+  EXPECT_THAT(store.missing(6), ElementsAre(1, 4, 5));
+  const Tensor expected = at::arange(48, 96).view({3, 4, 4}).permute({1, 2, 0}).to(at::kByte);
+  EXPECT_TRUE(at::equal(store.picture(2), expected));
+}
+
+TEST_F(CandidateStoreTest, ALineCutShortIsDrawnAgain) {
+  fill();
+  const std::string whole = read_file(journal());
+  for (size_t size = 0; size < whole.size(); size += 7) {
+    write_file(journal(), whole.substr(0, size));
+    const auto lines = std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size), '\n');
+    CandidateStore store(directory());
+    // A line is whole without its end of line, too.
+    const bool ends_whole = whole[size] == '\n';
+    ASSERT_EQ(static_cast<int64_t>(store.finished().size()), lines + (ends_whole ? 1 : 0)) << size;
+    const auto missing = store.missing(4);
+    for (const int64_t number : missing) store.add({candidate(number)}, pictures(1));
+    ASSERT_THAT(CandidateStore(directory()).missing(4), IsEmpty()) << size;
+  }
+}
+
+TEST_F(CandidateStoreTest, WithoutItsPictureACandidateIsNotFinished) {
+  fill();
+  std::filesystem::remove(directory() / CandidateStore::picture_name(2));
+  EXPECT_THAT(CandidateStore(directory()).missing(4), ElementsAre(1, 2));
+}
+
+TEST_F(CandidateStoreTest, KeepsInfinity) {
+  FinishedCandidate impossible = candidate(1);
+  impossible.log_likelihood = -std::numeric_limits<double>::infinity();
+  CandidateStore(directory()).add({impossible}, pictures(1));
+  EXPECT_EQ(CandidateStore(directory()).finished()[0].log_likelihood, impossible.log_likelihood);
+}
+
+TEST_F(CandidateStoreTest, SaysWhereItCannotWrite) {
+  write_file(place_ / "file", "");
+  EXPECT_THROW(CandidateStore(place_ / "file/below"), FileError);
+  CandidateStore store(directory());
+  EXPECT_THROW(store.add({candidate(1)}, pictures(2)), c10::ValueError);
+}
+
+TEST_F(CandidateStoreTest, CloseLeavesThePictures) {
+  fill();
+  CandidateStore store(directory());
+  store.close();
+  EXPECT_FALSE(std::filesystem::exists(journal()));
+  EXPECT_TRUE(std::filesystem::exists(directory() / "candidate-0003.png"));
+}
+
+}  // namespace
+}  // namespace dalle::generation

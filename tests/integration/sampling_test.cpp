@@ -1,0 +1,158 @@
+// sample-and-rerank that is killed, stopped, given other settings or bad input.
+#include <cstdlib>
+#include <map>
+
+#include "integration/tiny_pipeline.h"
+
+namespace dalle::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const std::vector<std::string> kManyCandidates{
+    "--caption", "red apple", "--caption", "a blue square", "--candidates", "300", "--batch-size", "4", "--keep", "5"};
+
+int64_t pictures_in(const fs::path& folder) {
+  if (!fs::exists(folder)) return 0;
+  int64_t count = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) count += entry.path().extension() == ".png";
+  return count;
+}
+
+// All files of a folder by their names within it, without what says when and how fast.
+std::map<std::string, std::string> results_of(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    std::string content = read_file(entry.path());
+    const std::string name = fs::relative(entry.path(), folder).string();
+    if (name == "scores.json") {
+      auto scores = nlohmann::json::parse(content);
+      scores.erase("created");
+      scores.erase("times_seconds");
+      content = scores.dump();
+    }
+    files[name] = std::move(content);
+  }
+  return files;
+}
+
+TEST(Sampling, AKilledOrStoppedRunGoesOnToTheSameResults) {
+  const auto& system = TinySystem::instance();
+  const auto straight = run("sample-and-rerank", sample_arguments(system, "straight", kManyCandidates));
+  ASSERT_EQ(straight.exit_code, 0) << straight.err;
+  const auto expected = results_of(system / "straight");
+  EXPECT_EQ(expected.size(), 2U * (300 + 1) + 3) << "pictures and sheets, the sheet of all, scores and the page";
+  for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
+    const std::string out = str("interrupted-", signal);
+    const auto arguments = sample_arguments(system, out, kManyCandidates);
+    Process process("sample-and-rerank", arguments);
+    // Well into the second caption.
+    ASSERT_TRUE(wait_for("pictures", [&] { return pictures_in(system / out) > 400 || process.has_ended(); }));
+    process.kill(signal);
+    const auto stopped = process.wait();
+    if (signal == SIGKILL) {
+      EXPECT_EQ(stopped.signal, SIGKILL);
+    } else {
+      EXPECT_EQ(stopped.exit_code, 3) << stopped.err;
+      EXPECT_THAT(stopped.err, HasSubstr("the same command goes on"));
+      EXPECT_TRUE(fs::exists(system / out / "index.html")) << "what is finished can be looked at";
+    }
+    EXPECT_FALSE(fs::exists(system / out / "scores.json"));
+    const auto resumed = run("sample-and-rerank", arguments);
+    ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+    EXPECT_THAT(resumed.err, HasSubstr("going on with an interrupted run: "));
+    EXPECT_TRUE(results_of(system / out) == expected) << signal;
+    const auto again = run("sample-and-rerank", arguments);
+    EXPECT_EQ(again.exit_code, 2) << "finished: nothing is overwritten";
+  }
+}
+
+TEST(Sampling, AnInterruptedRunGoesOnOnlyWithItsOwnSettings) {
+  const auto& system = TinySystem::instance();
+  const auto arguments = sample_arguments(system, "other-settings", kManyCandidates);
+  Process process("sample-and-rerank", arguments);
+  ASSERT_TRUE(wait_for("pictures", [&] { return pictures_in(system / "other-settings") > 8 || process.has_ended(); }));
+  process.kill(SIGKILL);
+  process.wait();
+  const auto before = results_of(system / "other-settings");
+  const std::vector<std::vector<std::string>> others{
+      {"--seed", "7"}, {"--temperature", "0.5"}, {"--rerank", "likelihood"}, {"--raw-weights"}, {"--caption", "more"}};
+  for (const auto& other : others) {
+    auto changed = arguments;
+    changed.insert(changed.end(), other.begin(), other.end());
+    const auto refused = run("sample-and-rerank", changed);
+    EXPECT_EQ(refused.exit_code, 2) << other[0] << refused.err;
+    EXPECT_THAT(refused.err, AllOf(HasSubstr("expected the interrupted run's"), HasSubstr("hint: "))) << other[0];
+  }
+  EXPECT_TRUE(results_of(system / "other-settings") == before) << "nothing is lost";
+  auto faster = arguments;
+  *(std::find(faster.begin(), faster.end(), "--batch-size") + 1) = "64";
+  EXPECT_EQ(run("sample-and-rerank", faster).exit_code, 0) << "how many at a time does not matter";
+}
+
+TEST(Sampling, BadInputIsNamedAndLeavesNothing) {
+  const auto& system = TinySystem::instance();
+  struct Case {
+    const char* name;
+    std::vector<std::string> arguments;
+    int exit_code;
+    std::string message;
+  };
+  const std::string nuls = system.file("nuls.txt", std::string("fine\nb\0d\n", 9));
+  const std::string text = system.file("text.png", "this is no picture");
+  const Case cases[] = {
+      {"empty caption", {"--caption", ""}, 2, "--caption: expected a text, got an empty one"},
+      {"NUL", {"--captions", nuls}, 2, "nuls.txt:2: expected UTF-8 text, got a NUL byte"},
+      {"keep",
+       {"--caption", "sun", "--candidates", "4", "--keep", "5"},
+       2,
+       "--keep: expected at most --candidates, 4, got 5"},
+      {"prompt", {"--caption", "sun", "--image-prompt", text, "--prompt-rows", "2"}, 2, "text.png"},
+      {"rows", {"--caption", "sun", "--image-prompt", text, "--prompt-rows", "4"}, 2, "--prompt-rows"},
+      {"clip", {"--caption", "sun", "--clip", system.at("dvae")}, 2, "clip"}};
+  for (const Case& c : cases) {
+    auto arguments = sample_arguments(system, "bad", {});
+    for (size_t i = 0; i + 1 < c.arguments.size(); i += 2) {
+      const auto found = std::find(arguments.begin(), arguments.end(), c.arguments[i]);
+      if (found != arguments.end()) arguments.erase(found, found + 2);
+    }
+    arguments.insert(arguments.end(), c.arguments.begin(), c.arguments.end());
+    const auto outcome = run("sample-and-rerank", arguments);
+    EXPECT_NE(outcome.exit_code, 0) << c.name;
+    EXPECT_EQ(outcome.exit_code, c.exit_code) << c.name << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(c.message)) << c.name;
+    EXPECT_FALSE(fs::exists(system / "bad")) << c.name;
+  }
+}
+
+TEST(Sampling, ALongCaptionIsCutWithAWarning) {
+  const auto& system = TinySystem::instance();
+  const auto outcome =
+      run("sample-and-rerank",
+          sample_arguments(system, "long", {"--caption", std::string(10000, 'x'), "--candidates", "3"}));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("longer than"), Not(HasSubstr(std::string(200, 'x')))));
+  EXPECT_EQ(json_of(system / "long/scores.json")["captions"][0]["candidates"].size(), 3U)
+      << "all are kept of fewer than 32";
+}
+
+TEST(Sampling, SaysWhereItCannotWrite) {
+  const auto& system = TinySystem::instance();
+  system.file("a-file", "");
+  const auto outcome = run("sample-and-rerank", sample_arguments(system, "a-file/below", {"--caption", "sun"}));
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("a-file/below"), HasSubstr("a folder that can be made and written")));
+  // A disk that takes no more than the first pictures.
+  const auto full =
+      run("sample-and-rerank", sample_arguments(system, "full", kManyCandidates), {.max_file_bytes = 600});
+  EXPECT_EQ(full.exit_code, 1) << full.err;
+  EXPECT_TRUE(fs::exists(system / "full/unfinished.json") || !fs::exists(system / "full/scores.json"));
+  const auto resumed = run("sample-and-rerank", sample_arguments(system, "full", kManyCandidates));
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+}
+
+}  // namespace
+}  // namespace dalle::integration
