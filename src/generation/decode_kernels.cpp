@@ -1,20 +1,12 @@
 #include "decode_kernels.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 
+#include "dalle/core/avx512.h"
 #include "dalle/core/bf16.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
-
-// GCC 12's own header starts from registers that it leaves undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-#define DALLE_DOTS __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
-#define DALLE_DOTS_PART __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"), always_inline)) inline
 
 namespace dalle::generation::detail {
 namespace {
@@ -59,14 +51,14 @@ bool has_avx512() {
   return has;
 }
 
-DALLE_DOTS_PART __m512 load_16(const float* x) { return _mm512_loadu_ps(x); }
-DALLE_DOTS_PART __m512 load_16(const uint16_t* x) {
+DALLE_AVX512_PART __m512 load_16(const float* x) { return _mm512_loadu_ps(x); }
+DALLE_AVX512_PART __m512 load_16(const uint16_t* x) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
 // The sums of four registers, in one.
-DALLE_DOTS_PART __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
+DALLE_AVX512_PART __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
@@ -76,7 +68,7 @@ DALLE_DOTS_PART __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
 
 // dots_of() for keys of a multiple of 16 numbers, four at a time: a register's sum costs more than the products.
 template <class T>
-DALLE_DOTS void dots_by_fours(const float* q, const T* keys, int64_t count, int64_t size, float* scores) {
+DALLE_AVX512 void dots_by_fours(const float* q, const T* keys, int64_t count, int64_t size, float* scores) {
   for (int64_t i = 0; i < count; i += 4) {
     const T* key[4];
     __m512 sum[4];

@@ -1,27 +1,20 @@
 #include "dalle/layers/bf16_pack.h"
 
-#include <immintrin.h>
-
-// GCC 12's own header starts from a register that it leaves undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-#define DALLE_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), always_inline)) inline
-#define DALLE_AVX512_LOOP __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#include "dalle/core/avx512.h"
 
 namespace dalle::layers::detail {
 namespace {
 
-DALLE_AVX512 __m512i pairs(const uint16_t* even, const uint16_t* odd) {
+DALLE_AVX512_BF16_PART __m512i pairs(const uint16_t* even, const uint16_t* odd) {
   const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
   const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd));
   return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
 }
 
-DALLE_AVX512 void store(void* out, __m512i value) { _mm512_storeu_si512(out, value); }
+DALLE_AVX512_BF16_PART void store(void* out, __m512i value) { _mm512_storeu_si512(out, value); }
 
 // 16 registers of 16 32-bit numbers, transposed: neighbours in pairs, in fours, and then the 128-bit quarters.
-DALLE_AVX512 void transpose_16x16(__m512i (&r)[16]) {
+DALLE_AVX512_BF16_PART void transpose_16x16(__m512i (&r)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -49,7 +42,7 @@ DALLE_AVX512 void transpose_16x16(__m512i (&r)[16]) {
 
 }  // namespace
 
-DALLE_AVX512_LOOP void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+DALLE_AVX512_BF16 void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                                  int64_t out_columns) {
   for (int64_t r = 0; r < rows; r += 2) {
     const uint16_t* even = in + r * in_stride;
@@ -58,14 +51,14 @@ DALLE_AVX512_LOOP void pack_rows(const uint16_t* in, int64_t in_stride, int64_t 
   }
 }
 
-DALLE_AVX512_LOOP void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out) {
+DALLE_AVX512_BF16 void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out) {
   alignas(64) static constexpr uint16_t kZeros[kPackColumns] = {};
   for (int64_t c = 0; c < columns; c += kPackColumns) {
     store(out + 2 * c, pairs(even == nullptr ? kZeros : even + c, odd == nullptr ? kZeros : odd + c));
   }
 }
 
-DALLE_AVX512_LOOP void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns,
+DALLE_AVX512_BF16 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns,
                                        uint16_t* out, int64_t out_columns) {
   for (int64_t c = 0; c < columns; c += kPackColumns) {
     for (int64_t r = 0; r < rows; r += kPackDepth) {
@@ -77,7 +70,7 @@ DALLE_AVX512_LOOP void pack_transposed(const uint16_t* in, int64_t in_stride, in
   }
 }
 
-DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+DALLE_AVX512_BF16 void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                                  int64_t out_stride, float* sums) {
   const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
   for (int64_t c = 0; c < columns && sums != nullptr; ++c) sums[c] = 0;
@@ -100,7 +93,7 @@ DALLE_AVX512_LOOP void transpose(const uint16_t* in, int64_t in_stride, int64_t 
   }
 }
 
-DALLE_AVX512_LOOP void split_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, int64_t low_third,
+DALLE_AVX512_BF16 void split_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, int64_t low_third,
                                   uint16_t* out) {
   for (int64_t r = 0; r < rows; ++r, in += in_stride, out += 3 * columns) {
     for (int64_t c = 0; c < columns; c += kPackColumns) {

@@ -1,20 +1,11 @@
 // Tiles of up to 6 rows by 64 columns whose 24 sums stay in registers. A step along the depth loads 4 registers of weights
 // and one number (or pair) of each row.
-#include <immintrin.h>
-
 #include <array>
 #include <cstring>
 #include <utility>
 
+#include "dalle/core/avx512.h"
 #include "packed_kernels.h"
-
-// GCC 12's own header starts from registers that it leaves undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-#define DALLE_TILE_F32 __attribute__((target("avx512f")))
-#define DALLE_TILE_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define DALLE_TILE_INT8 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 
 namespace dalle::layers::detail {
 namespace {
@@ -29,7 +20,7 @@ __attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 p
 }
 
 template <int M, int V>
-DALLE_TILE_F32 void tile_f32(const float* x, int64_t x_stride, const float* w, int64_t steps, float* sum, bool adds) {
+DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* w, int64_t steps, float* sum, bool adds) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
@@ -57,8 +48,8 @@ int32_t pair_at(const void* x) {
 }
 
 template <int M, int V>
-DALLE_TILE_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps, float* sum,
-                               bool adds) {
+DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps, float* sum,
+                                 bool adds) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
@@ -80,8 +71,8 @@ DALLE_TILE_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16
 }
 
 template <int M, int V>
-DALLE_TILE_INT8 void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* w, int64_t steps, float* sum,
-                               bool adds) {
+DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* w, int64_t steps, float* sum,
+                                 bool adds) {
   __m512i acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_si512();
@@ -135,12 +126,10 @@ void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel,
 }  // namespace
 
 TileKernels avx512_kernels() {
-  const bool has_f32 = __builtin_cpu_supports("avx512f") != 0;
-  const bool has_words = __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-                         __builtin_cpu_supports("avx512dq") != 0;
-  const bool has_bf16 = has_words && __builtin_cpu_supports("avx512bf16") != 0;
-  const bool has_int8 = has_words && __builtin_cpu_supports("avx512vnni") != 0;
-  return {.f32 = has_f32 ? dispatch<F32Tile, float, float> : nullptr,
+  const bool has = __builtin_cpu_supports("x86-64-v4") != 0;
+  const bool has_bf16 = has && __builtin_cpu_supports("avx512bf16") != 0;
+  const bool has_int8 = has && __builtin_cpu_supports("avx512vnni") != 0;
+  return {.f32 = has ? dispatch<F32Tile, float, float> : nullptr,
           .bf16 = has_bf16 ? dispatch<Bf16Tile, uint16_t, uint16_t> : nullptr,
           .int8 = has_int8 ? dispatch<Int8Tile, int16_t, int8_t> : nullptr};
 }

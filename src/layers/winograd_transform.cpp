@@ -1,39 +1,31 @@
 #include "dalle/layers/winograd_transform.h"
 
-#include <immintrin.h>
-
+#include "dalle/core/avx512.h"
 #include "dalle/layers/bf16_pack.h"
-
-// GCC 12's own header starts from a register that it leaves undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-#define DALLE_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), always_inline)) inline
-#define DALLE_AVX512_LOOP __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
 namespace dalle::layers::detail {
 namespace {
 
 constexpr int64_t kLanes = 16;
 
-DALLE_AVX512 __m512 load(const uint16_t* x) {
+DALLE_AVX512_BF16_PART __m512 load(const uint16_t* x) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-DALLE_AVX512 void store(uint16_t* out, __m512 x) {
+DALLE_AVX512_BF16_PART void store(uint16_t* out, __m512 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
 }
 
 // Two registers as pairs of bf16, the even one first.
-DALLE_AVX512 void store_pairs(uint16_t* out, __m512 even, __m512 odd) {
+DALLE_AVX512_BF16_PART void store_pairs(uint16_t* out, __m512 even, __m512 odd) {
   const __m512i low = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even)));
   const __m512i high = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd)));
   _mm512_storeu_si512(out, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
-DALLE_AVX512 __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-DALLE_AVX512 __m512 sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
+DALLE_AVX512_BF16_PART __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+DALLE_AVX512_BF16_PART __m512 sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
 
 // Where a tile's 4x4 inputs or 2x2 outputs lie: the channels of each pixel, or zeros.
 struct InputPixels {
@@ -66,7 +58,7 @@ InputPixels input_pixels(const TiledPictures& pictures, int64_t tile) {
 }
 
 // B^T applied to four numbers.
-DALLE_AVX512 void input_step(__m512 (&d)[4]) {
+DALLE_AVX512_BF16_PART void input_step(__m512 (&d)[4]) {
   const __m512 d1 = d[1];
   d[0] = sub(d[0], d[2]);
   d[1] = add(d1, d[2]);
@@ -75,7 +67,7 @@ DALLE_AVX512 void input_step(__m512 (&d)[4]) {
 }
 
 // B^T d B for 16 channels.
-DALLE_AVX512 void input_points(const InputPixels& pixels, int64_t channel, __m512 (&v)[4][4]) {
+DALLE_AVX512_BF16_PART void input_points(const InputPixels& pixels, int64_t channel, __m512 (&v)[4][4]) {
   for (int j = 0; j < 4; ++j) {
     __m512 column[4];
     for (int i = 0; i < 4; ++i) column[i] = load(pixels.at[i][j] + channel);
@@ -86,7 +78,7 @@ DALLE_AVX512 void input_points(const InputPixels& pixels, int64_t channel, __m51
 }
 
 // A applied to two numbers.
-DALLE_AVX512 void gradient_step(__m512 y0, __m512 y1, __m512 (&out)[4]) {
+DALLE_AVX512_BF16_PART void gradient_step(__m512 y0, __m512 y1, __m512 (&out)[4]) {
   out[0] = y0;
   out[1] = add(y0, y1);
   out[2] = sub(y0, y1);
@@ -94,7 +86,7 @@ DALLE_AVX512 void gradient_step(__m512 y0, __m512 y1, __m512 (&out)[4]) {
 }
 
 // G applied to three numbers.
-DALLE_AVX512 void kernel_step(__m512 g0, __m512 g1, __m512 g2, __m512 (&out)[4]) {
+DALLE_AVX512_BF16_PART void kernel_step(__m512 g0, __m512 g1, __m512 g2, __m512 (&out)[4]) {
   const __m512 half = _mm512_set1_ps(0.5f), outer = _mm512_mul_ps(half, add(g0, g2)), inner = _mm512_mul_ps(half, g1);
   out[0] = g0;
   out[1] = add(outer, inner);
@@ -103,7 +95,8 @@ DALLE_AVX512 void kernel_step(__m512 g0, __m512 g1, __m512 g2, __m512 (&out)[4])
 }
 
 // scale * G g G^T for 16 channels of a kernel whose taps lie `stride` apart, in this order or turned around.
-DALLE_AVX512 void kernel_points(const float* g, int64_t stride, bool turned, __m512 scale, __m512 (&u)[4][4]) {
+DALLE_AVX512_BF16_PART void kernel_points(const float* g, int64_t stride, bool turned, __m512 scale,
+                                          __m512 (&u)[4][4]) {
   __m512 columns[3][4];
   for (int x = 0; x < 3; ++x) {
     __m512 taps[3];
@@ -117,13 +110,13 @@ DALLE_AVX512 void kernel_points(const float* g, int64_t stride, bool turned, __m
 }
 
 // A^T applied to four numbers.
-DALLE_AVX512 void output_step(__m512 m0, __m512 m1, __m512 m2, __m512 m3, __m512& y0, __m512& y1) {
+DALLE_AVX512_BF16_PART void output_step(__m512 m0, __m512 m1, __m512 m2, __m512 m3, __m512& y0, __m512& y1) {
   y0 = add(add(m0, m1), m2);
   y1 = sub(sub(m1, m2), m3);
 }
 
 // G^T applied to four numbers.
-DALLE_AVX512 void kernel_gradient_step(__m512 m0, __m512 m1, __m512 m2, __m512 m3, __m512 (&out)[3]) {
+DALLE_AVX512_BF16_PART void kernel_gradient_step(__m512 m0, __m512 m1, __m512 m2, __m512 m3, __m512 (&out)[3]) {
   const __m512 half = _mm512_set1_ps(0.5f), sum = _mm512_mul_ps(half, add(m1, m2));
   out[0] = add(m0, sum);
   out[1] = _mm512_mul_ps(half, sub(m1, m2));
@@ -132,7 +125,7 @@ DALLE_AVX512 void kernel_gradient_step(__m512 m0, __m512 m1, __m512 m2, __m512 m
 
 }  // namespace
 
-DALLE_AVX512_LOOP void winograd_input(const TiledPictures& x, int64_t first_tile, int64_t count, uint16_t* out,
+DALLE_AVX512_BF16 void winograd_input(const TiledPictures& x, int64_t first_tile, int64_t count, uint16_t* out,
                                       int64_t row_stride) {
   const int64_t point = winograd_stride(count * row_stride);
   for (int64_t t = 0; t < count; ++t) {
@@ -148,7 +141,7 @@ DALLE_AVX512_LOOP void winograd_input(const TiledPictures& x, int64_t first_tile
   }
 }
 
-DALLE_AVX512_LOOP void winograd_input_pairs(const TiledPictures& x, int64_t first_tile, int64_t count, int64_t channel,
+DALLE_AVX512_BF16 void winograd_input_pairs(const TiledPictures& x, int64_t first_tile, int64_t count, int64_t channel,
                                             int64_t columns, uint16_t* out) {
   const int64_t point = winograd_stride(count * columns);
   for (int64_t t = 0; t < count; t += 2) {
@@ -165,7 +158,7 @@ DALLE_AVX512_LOOP void winograd_input_pairs(const TiledPictures& x, int64_t firs
   }
 }
 
-DALLE_AVX512_LOOP void winograd_gradient_transposed(const TiledPictures& grad, int64_t first_tile, int64_t count,
+DALLE_AVX512_BF16 void winograd_gradient_transposed(const TiledPictures& grad, int64_t first_tile, int64_t count,
                                                     int64_t channel, uint16_t* out, int64_t row_stride, float* sums) {
   const int64_t point = winograd_stride(grad.channels * row_stride);
   alignas(64) uint16_t points[kWinogradPoints][kPackDepth * kLanes];
@@ -197,7 +190,7 @@ DALLE_AVX512_LOOP void winograd_gradient_transposed(const TiledPictures& grad, i
   _mm512_storeu_ps(sums, sum);
 }
 
-DALLE_AVX512_LOOP void winograd_kernel(const float* w, int64_t in, int64_t column, int64_t columns, float scale,
+DALLE_AVX512_BF16 void winograd_kernel(const float* w, int64_t in, int64_t column, int64_t columns, float scale,
                                        uint16_t* out) {
   const int64_t point = winograd_stride(in * columns);
   alignas(64) uint16_t points[kWinogradPoints][kLanes * kPackDepth];
@@ -218,7 +211,7 @@ DALLE_AVX512_LOOP void winograd_kernel(const float* w, int64_t in, int64_t colum
   }
 }
 
-DALLE_AVX512_LOOP void winograd_turned_kernel(const float* w, int64_t outs, int64_t in, int64_t column, int64_t columns,
+DALLE_AVX512_BF16 void winograd_turned_kernel(const float* w, int64_t outs, int64_t in, int64_t column, int64_t columns,
                                               float scale, uint16_t* out) {
   const int64_t point = winograd_stride(outs * columns);
   const __m512 scales = _mm512_set1_ps(scale);
@@ -234,7 +227,7 @@ DALLE_AVX512_LOOP void winograd_turned_kernel(const float* w, int64_t outs, int6
   }
 }
 
-DALLE_AVX512_LOOP void winograd_output(const float* m, int64_t first_tile, int64_t count, int64_t channel,
+DALLE_AVX512_BF16 void winograd_output(const float* m, int64_t first_tile, int64_t count, int64_t channel,
                                        int64_t columns, const WinogradOutput& out) {
   const int64_t point = winograd_stride(count * columns), line = out.width * out.channels;
   for (int64_t t = 0; t < count; ++t) {
@@ -270,7 +263,7 @@ DALLE_AVX512_LOOP void winograd_output(const float* m, int64_t first_tile, int64
   }
 }
 
-DALLE_AVX512_LOOP void winograd_kernel_gradient(const float* m, int64_t rows, int64_t columns, float* out, int64_t in) {
+DALLE_AVX512_BF16 void winograd_kernel_gradient(const float* m, int64_t rows, int64_t columns, float* out, int64_t in) {
   const int64_t point = winograd_stride(rows * columns);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; c += kLanes) {
