@@ -40,6 +40,18 @@ std::map<std::string, std::string> read_run(const fs::path& path) {
                             .hint = "name another folder for --out"});
 }
 
+// What a kill left of files that were being written (core/files.h: AtomicFile).
+void remove_temporaries(const fs::path& folder) {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file() && entry.path().filename().string().find(".tmp-") != std::string::npos) {
+      found.push_back(entry.path());
+    }
+  }
+  std::error_code ignored;
+  for (const auto& path : found) fs::remove(path, ignored);
+}
+
 std::string shown(const std::string& value) { return value.size() <= 60 ? value : value.substr(0, 57) + "..."; }
 
 }  // namespace
@@ -78,6 +90,7 @@ SampleFolder::SampleFolder(fs::path out, const RunDescription& run) : out_(std::
                               .got = shown(value),
                               .hint = "give the same settings to go on, or another folder"});
   }
+  remove_temporaries(out_);
 }
 
 void SampleFolder::finish() {
