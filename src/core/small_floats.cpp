@@ -79,7 +79,7 @@ Tensor encode_by_operators(const Tensor& values, const SmallFloat& format, Overf
   const auto integer = [](uint32_t number) { return static_cast<int64_t>(number); };
   const Tensor odd = magnitude.bitwise_right_shift(format.shift()).bitwise_and(1);
   const int64_t half = int64_t{1} << (format.shift() - 1);
-  const float anchor = format.step() * 0x1p23f;
+  const float anchor = format.anchor();
   const Tensor subnormal =
       (magnitude.view(at::kFloat) + anchor).view(at::kInt) - integer(std::bit_cast<uint32_t>(anchor));
   // The highest magnitudes are infinity and NaN: so the sum cannot leave int32 where they are cut first.

@@ -37,6 +37,8 @@ struct SmallFloat {
   constexpr float step() const {
     return std::bit_cast<float>((128u - static_cast<uint32_t>(exponent_bias + mantissa_bits)) << 23);
   }
+  /// An f32 whose last bit stands for step(): between it and twice it f32s are as far apart as subnormals.
+  constexpr float anchor() const { return step() * 0x1p23f; }
 };
 
 inline constexpr SmallFloat kFloat169{.has_sign = true, .mantissa_bits = 9, .exponent_bias = 59};
@@ -46,32 +48,39 @@ inline constexpr SmallFloat kFloat0610{.has_sign = false, .mantissa_bits = 10, .
 /// (E.2: P and Q). Infinities count as such numbers, NaN does not.
 enum class Overflow { kInfinity, kClamp };
 
+namespace detail {
+/// A choice without a branch: compilers sink what raises floating-point flags into branches, which then do not vectorise.
+inline uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
+}  // namespace detail
+
 /// Exact.
 template <SmallFloat F>
 inline float small_float_to_float(uint16_t bits) {
-  const uint32_t magnitude = bits & F.magnitude_mask();
-  const uint32_t normal =
-      (magnitude << F.shift()) + (magnitude >= F.infinity() ? 0x7F800000u - (63u << 23) : F.rebias());
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * F.step();
-  const uint32_t value = magnitude >> F.mantissa_bits == 0 ? std::bit_cast<uint32_t>(subnormal) : normal;
-  return std::bit_cast<float>(value | (F.has_sign ? (bits & 0x8000u) << 16 : 0u));
+  const uint32_t magnitude = bits & F.magnitude_mask(), sign = F.has_sign ? (bits & 0x8000u) << 16 : 0u;
+  const uint32_t rebias = detail::choose(magnitude >= F.infinity(), 0x7F800000u - (63u << 23), F.rebias());
+  const uint32_t normal = (magnitude << F.shift()) + rebias;
+  const uint32_t anchor = std::bit_cast<uint32_t>(F.anchor());
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(anchor | magnitude) - F.anchor());
+  return std::bit_cast<float>(sign | detail::choose(magnitude >> F.mantissa_bits == 0, subnormal, normal));
 }
 
 /// Rounded to nearest even. Without a sign, numbers below 0 become 0. NaN stays NaN.
 template <SmallFloat F>
 inline uint16_t float_to_small_float(float value, Overflow overflow) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7FFFFFFFu;
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 31;
   const uint32_t odd = (magnitude >> F.shift()) & 1u, half = 1u << (F.shift() - 1);
-  // Added to this, a number below the normal range is rounded to a multiple of step() by the addition itself.
-  constexpr float kAnchor = F.step() * 0x1p23f;
-  const uint32_t subnormal =
-      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + kAnchor) - std::bit_cast<uint32_t>(kAnchor);
+  const uint32_t anchor = std::bit_cast<uint32_t>(F.anchor());  // the addition itself rounds
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + F.anchor()) - anchor;
   const uint32_t normal = ((magnitude + half - 1 + odd) >> F.shift()) - (F.rebias() >> F.shift());
-  const uint32_t rounded = magnitude < F.rebias() + (1u << 23) ? subnormal : normal;
+  const uint32_t rounded = detail::choose(magnitude < F.rebias() + (1u << 23), subnormal, normal);
   const uint32_t limited = std::min(rounded, overflow == Overflow::kClamp ? F.infinity() - 1 : F.infinity());
-  const uint32_t code = magnitude > 0x7F800000u ? F.quiet_nan() : limited;
-  if (F.has_sign) return static_cast<uint16_t>(code | ((bits >> 16) & 0x8000u));
-  return static_cast<uint16_t>(bits >> 31 != 0 && magnitude <= 0x7F800000u ? 0u : code);
+  const bool is_nan = magnitude > 0x7F800000u;
+  const uint32_t code = detail::choose(is_nan, F.quiet_nan(), limited);
+  if (F.has_sign) return static_cast<uint16_t>(code | sign << 15);
+  return static_cast<uint16_t>(code & (0u - (static_cast<uint32_t>(is_nan) | (sign ^ 1u))));
 }
 
 /// f32 of any shape and layout -> int16 of the same. Loops on the CPU, operators elsewhere. Throws c10::ValueError for
