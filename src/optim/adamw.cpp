@@ -7,6 +7,8 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
+#include "dalle/optim/parameter_groups.h"
+#include "dalle/optim/sixteen_bit_moments.h"
 
 namespace dalle::optim {
 namespace {
@@ -30,6 +32,19 @@ const Tensor& require_with_shape(const std::vector<storage::NamedTensor>& state,
     throw CheckpointError(Problem{.place = "optimizer state", .expected = dalle::str("'", name, "'"), .got = "none"});
   }
   return *tensor;
+}
+
+/// A moment of the type that is wanted: 16-bit floats are not numbers to be converted from or to.
+const Tensor& require_moment(const std::vector<storage::NamedTensor>& state, const std::string& name,
+                             const Tensor& like) {
+  const Tensor& moment = require_with_shape(state, name, like.sizes());
+  const bool is_small = moment.scalar_type() == at::kShort, wants_small = like.scalar_type() == at::kShort;
+  if (is_small == wants_small) return moment;
+  throw CheckpointError(
+      Problem{.place = dalle::str("optimizer state '", name, "'"),
+              .expected = wants_small ? "moments of 16 bits" : "moments of 32 bits",
+              .got = is_small ? "16" : "32",
+              .hint = dalle::str("they were written with optimizer.moments: ", is_small ? "f16" : "f32")});
 }
 
 /// The fused kernel walks memory, so a gradient must be laid out as its parameter. Strides of extents of 1 do not matter.
@@ -60,15 +75,19 @@ AdamW::AdamW(std::vector<layers::NamedParameter> parameters, const AdamWConfig& 
   config.validate("AdamW");
   const auto device = parameters.empty() ? at::Device(at::kCPU) : parameters.front().parameter->tensor.device();
   steps_ = at::zeros({}, at::TensorOptions(at::kLong).device(device));
-  for (auto& parameter : parameters) slots_.push_back({std::move(parameter), {}, {}, {}});
+  for (auto& parameter : parameters) {
+    const bool is_small = config.moments == Moments::kF16 && is_resblock_matrix(parameter);
+    slots_.push_back({.parameter = std::move(parameter), .has_small_moments = is_small});
+  }
 }
 
 int64_t AdamW::steps() const { return steps_.item<int64_t>(); }
 
 void AdamW::allocate(Slot& slot) const {
   const Tensor like = slot.parameter.parameter->tensor.detach();
-  slot.exp_avg = at::zeros_like(like);
-  slot.exp_avg_sq = at::zeros_like(like);
+  const auto options = like.options().dtype(slot.has_small_moments ? at::kShort : like.scalar_type());
+  slot.exp_avg = at::zeros_like(like, options);  // no bits set is 0 in all formats
+  slot.exp_avg_sq = at::zeros_like(like, options);
   slot.step = at::zeros({}, like.options().dtype(at::kFloat));
 }
 
@@ -78,6 +97,10 @@ void AdamW::update(bool decays, double weight_decay, double lr, const Tensor& sk
     const Tensor& weight = slot.parameter.parameter->tensor;
     if (slot.parameter.parameter->decays != decays || !weight.grad().defined()) continue;
     if (!slot.exp_avg.defined()) allocate(slot);
+    if (slot.has_small_moments) {
+      update_small(slot, lr, skip);
+      continue;
+    }
     weights.push_back(flat(weight));
     gradients.push_back(flat(laid_out_as(weight.grad(), weight)));
     means.push_back(flat(slot.exp_avg));
@@ -94,6 +117,19 @@ void AdamW::update(bool decays, double weight_decay, double lr, const Tensor& sk
   at::_fused_adamw_(weights, gradients, means, squares, {}, steps, lr, config_.beta1, config_.beta2, weight_decay,
                     config_.eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{},
                     skip.defined() ? std::optional(skip) : std::nullopt);
+}
+
+void AdamW::update_small(Slot& slot, double lr, const Tensor& skip) {
+  const Tensor weight = slot.parameter.parameter->tensor.detach();
+  const Tensor gradient = laid_out_as(slot.parameter.parameter->tensor.grad(), weight);
+  slot.step += skip.defined() ? 1 - skip : at::ones_like(slot.step);
+  adamw_with_sixteen_bit_moments(weight, gradient, slot.exp_avg, slot.exp_avg_sq, slot.step,
+                                 {.lr = lr,
+                                  .beta1 = config_.beta1,
+                                  .beta2 = config_.beta2,
+                                  .eps = config_.eps,
+                                  .weight_decay = slot.parameter.parameter->decays ? config_.weight_decay : 0},
+                                 skip);
 }
 
 void AdamW::step(double lr, const Tensor& skip) {
@@ -129,11 +165,10 @@ void AdamW::load_state(const std::vector<storage::NamedTensor>& state) {
     slot.exp_avg = slot.exp_avg_sq = slot.step = Tensor();
     const std::string& name = slot.parameter.name;
     const auto shape = slot.parameter.parameter->tensor.sizes();
-    const Tensor* mean = find_with_shape(state, name + ".exp_avg", shape);
-    if (mean == nullptr) continue;
+    if (find_with_shape(state, name + ".exp_avg", shape) == nullptr) continue;
     allocate(slot);
-    slot.exp_avg.copy_(*mean);
-    slot.exp_avg_sq.copy_(require_with_shape(state, name + ".exp_avg_sq", shape));
+    slot.exp_avg.copy_(require_moment(state, name + ".exp_avg", slot.exp_avg));
+    slot.exp_avg_sq.copy_(require_moment(state, name + ".exp_avg_sq", slot.exp_avg_sq));
     slot.step.copy_(require_with_shape(state, name + ".step", {}));
     used.insert({name + ".exp_avg", name + ".exp_avg_sq", name + ".step"});
   }

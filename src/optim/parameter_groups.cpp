@@ -24,6 +24,13 @@ std::vector<ParameterGroup> parameter_groups(const std::vector<layers::NamedPara
   return groups;
 }
 
+bool is_resblock_matrix(const layers::NamedParameter& parameter) {
+  const std::string name = "." + parameter.name;
+  const bool in_resblock =
+      name.find(".resblocks.") != std::string::npos || name.find(".blocks.group_") != std::string::npos;
+  return in_resblock && parameter.parameter->decays && parameter.parameter->tensor.dim() >= 2;
+}
+
 std::string describe(const std::vector<ParameterGroup>& groups) {
   std::string text = "weight decay ";
   for (const auto& group : groups) {

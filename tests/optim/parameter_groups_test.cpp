@@ -35,5 +35,21 @@ TEST(ParameterGroups, FrozenParametersBelongToNone) {
   EXPECT_EQ(describe(groups), "weight decay 0 on gains, biases and embeddings (1 tensor, 30 numbers)");
 }
 
+TEST(ParameterGroups, MatricesOfResblocksAreNeitherGainsNorEmbeddingsNorUnembeddings) {
+  const auto is_matrix = [](const char* name, at::IntArrayRef shape, bool decays = true) {
+    layers::Module module;
+    module.add_parameter("x", shape, layers::Init::zeros(), decays);
+    return is_resblock_matrix({name, module.named_parameters()[0].parameter});
+  };
+  EXPECT_TRUE(is_matrix("transformer.resblocks.3.attn.in_proj_weight", {12, 4}));
+  EXPECT_TRUE(is_matrix("encoder.blocks.group_2.block_1.id_path.w", {8, 4, 1, 1}));
+  EXPECT_TRUE(is_matrix("resblocks.0.mlp.c_fc.weight", {16, 4}));
+  EXPECT_FALSE(is_matrix("transformer.resblocks.3.attn.in_proj_bias", {12}, false));
+  EXPECT_FALSE(is_matrix("transformer.resblocks.3.ln_1.weight", {4}, false));
+  EXPECT_FALSE(is_matrix("image_head.weight", {12, 4}));
+  EXPECT_FALSE(is_matrix("text_embedding.weight", {12, 4}, false));
+  EXPECT_FALSE(is_matrix("decoder.blocks.input.w", {128, 8192, 1, 1}));
+}
+
 }  // namespace
 }  // namespace dalle::optim

@@ -22,6 +22,11 @@ struct ParameterGroup {
 std::vector<ParameterGroup> parameter_groups(const std::vector<layers::NamedParameter>& parameters,
                                              double weight_decay);
 
+/// Matrices and kernels of residual blocks ("...resblocks.3.mlp.c_fc.weight", "...blocks.group_1.block_1.id_path.w"). They
+/// alone may have 16-bit moments (paper 2.4: most parameters, but not gains, biases, embeddings and unembeddings) and
+/// compressed gradients (E.2: not those either).
+bool is_resblock_matrix(const layers::NamedParameter& parameter);
+
 /// "weight decay 0.045: matrices and kernels, 26 tensors of 3,145,728 numbers; 0: gains, biases and embeddings, ..."
 std::string describe(const std::vector<ParameterGroup>& groups);
 
