@@ -164,6 +164,7 @@ Tensor PowerSgd::reduce_rest(std::vector<Tensor>& others, Communicator& ranks) {
     any_bad = bad.any();
     for (size_t i = 0; i < buffers_.size(); ++i) {
       buffers_[i].factors_bad = bad[static_cast<int64_t>(2 * i + 1)];
+      if (!buffers_[i].q_NR.defined()) continue;  // a matrix that has no gradient
       norm_squared += at::linalg_vector_norm(buffers_[i].q_NR).to(at::kDouble).square();
     }
   }

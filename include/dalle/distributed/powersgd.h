@@ -80,8 +80,8 @@ class PowerSgd {
 
   const std::vector<CompressedMatrix>& matrices() const { return matrices_; }
 
-  // One update is add() for every matrix, reduce_factors() for each of its groups, reduce_rest(), then decompress() for
-  // every matrix. Every rank makes the same calls in the same order. Nothing waits for a GPU but the communicator.
+  // One update is add() for every matrix that has a gradient, reduce_factors() for each of their groups, reduce_rest(), then
+  // decompress() for each. Every rank makes the same calls in the same order. Nothing waits for a GPU but the communicator.
 
   /// E += gradient / scale, `gradient` [rows, cols] being this rank's share, `scale` the f32 scalar of its resblock (none
   /// for 1). A gradient that is not all finite is left out, and remembered. May be called several times an update.
@@ -93,7 +93,8 @@ class PowerSgd {
   /// Replaces `others`, the gradients that are not compressed, by their sums over ranks, in one all-reduce of f32 that also
   /// carries the flags. Returns the squared norm of the whole global gradient, an f64 scalar: sum of ||Q||^2, equal to that
   /// of ||P Q^T||^2, and of the others'. Infinite where on any rank a gradient, an error buffer or a factor, before it was
-  /// clamped, is not finite: then no weight and no moment may be updated.
+  /// clamped, is not finite: then no weight and no moment may be updated. Where gradients are sharded over a machine as well,
+  /// its ranks' results are to be added.
   Tensor reduce_rest(std::vector<Tensor>& others, Communicator& ranks);
 
   /// The global gradient [rows, cols], where the norm is finite. The error buffer becomes E - G^ / ranks where the factors
