@@ -21,7 +21,8 @@ JOBS = {
                     "openai_nhid128_64px_b8", "openai_nhid64_128px_b4"],
     },
     "prior-train": {
-        "peers": {"plain GPT": ("prior_peer.py", "bf16"), "DALLE-pytorch": ("dalle_pytorch_peer.py", "bf16_compiled")},
+        "peers": {"plain GPT": ("prior_peer.py", "bf16"), "DALLE-pytorch": ("dalle_pytorch_peer.py", "bf16"),
+                  "compiled": ("dalle_pytorch_peer.py", "bf16_compiled")},
         "configs": ["small_64+16x16_b4", "small_256+32x32_b1", "dim512x8_64+16x16_b4", "dim512x8_256+32x32_b1",
                     "dim256x4_64+16x16_b16"],
     },

@@ -127,10 +127,7 @@ DALLE_VECTORISED void gelu(int64_t size, float* x) {
 }
 
 DALLE_VECTORISED void quick_gelu(int64_t size, float* x) {
-  for (int64_t i = 0; i < size; ++i) {
-    const float z = x[i] * -1.702f;
-    x[i] = x[i] / (1.0f + vector_exp(z > 88.0f ? 88.0f : z));
-  }
+  for (int64_t i = 0; i < size; ++i) x[i] = vector_quick_gelu(x[i]);
 }
 
 DALLE_VECTORISED void store(const float* x, int64_t size, float* out) {

@@ -45,32 +45,15 @@ DALLE_VECTORISED void add_tile(const float* sum, int64_t height, int64_t width, 
   }
 }
 
-DALLE_INLINED float quick_gelu(float x) {
-  const float exponent = -1.702f * x;
-  return x / (1.0f + vector_exp(exponent < 80.0f ? exponent : 80.0f));
-}
-
-// x Phi(x), the error function by Abramowitz and Stegun 7.1.26 (error below 1.5e-7).
-DALLE_INLINED float gelu(float x) {
-  const float z = x * 0.707106781186547524f, size = z < 0 ? -z : z, t = 1.0f / (1.0f + 0.3275911f * size);
-  float p = 1.061405429f;
-  p = p * t - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const float rest = p * t * vector_exp(-size * size);  // 1 - erf(|z|)
-  return 0.5f * x * (z < 0 ? rest : 2.0f - rest);
-}
-
 // clang-format off
 DALLE_VECTORISED void store_quick_gelu(const float* sum, int64_t height, int64_t width, const float* bias, uint16_t* out, int64_t stride) {
   for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
-    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(quick_gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
+    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(vector_quick_gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
   }
 }
 DALLE_VECTORISED void store_gelu(const float* sum, int64_t height, int64_t width, const float* bias, uint16_t* out, int64_t stride) {
   for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
-    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
+    for (int64_t i = 0; i < width; ++i) out[i] = float_to_bf16(vector_gelu(sum[i] + (bias == nullptr ? 0.0f : bias[i])));
   }
 }
 // clang-format on

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 namespace dalle {
 namespace {
@@ -56,6 +57,26 @@ TEST(VectorMath, GeluIsWithinItsBound) {
   EXPECT_EQ(vector_gelu(0), 0.0f);
   EXPECT_EQ(vector_gelu(-100), 0.0f);
   EXPECT_EQ(vector_gelu(100), 100.0f);
+}
+
+TEST(VectorMath, SlopesOfTheGelusAreTheirDerivatives) {
+  double gelu = 0, quick = 0, quick_value = 0;
+  for (double x = -30; x < 30; x += 1.3e-4) {
+    const auto given = static_cast<float>(x);
+    const double at = static_cast<double>(given), size = std::max(1.0, std::abs(at));
+    const double density = std::exp(-0.5 * at * at) / std::sqrt(2 * std::numbers::pi);
+    const double slope = 0.5 * std::erfc(-at / std::sqrt(2.0)) + at * density;
+    gelu = std::max(gelu, std::abs(static_cast<double>(vector_gelu_and_slope(given).slope) - slope) / size);
+    const double s = 1 / (1 + std::exp(-1.702 * at));
+    const ValueAndSlope found = vector_quick_gelu_and_slope(given);
+    quick = std::max(quick, std::abs(static_cast<double>(found.slope) - (s + 1.702 * at * s * (1 - s))) / size);
+    quick_value = std::max(quick_value, std::abs(static_cast<double>(found.value) - at * s) / size);
+  }
+  EXPECT_LT(gelu, 4e-7);
+  EXPECT_LT(quick, 1e-6);
+  EXPECT_LT(quick_value, 1e-6);
+  EXPECT_NEAR(vector_quick_gelu(-1000), 0.0f, 1e-30);
+  EXPECT_EQ(vector_quick_gelu(1000), 1000.0f);
 }
 
 }  // namespace

@@ -5,8 +5,10 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <numeric>
 
+#include "dalle/layers/bf16_product.h"
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -89,6 +91,48 @@ TEST(SparseAttention, DropsTheSameWeightsAsDenseAttention) {
         EXPECT_LT(error(actual.grad, exact.grad), bound) << enum_name(kind) << " " << type << " " << p.head_dim;
       }
     }
+  }
+}
+
+// Whatever this processor takes by itself; no dropout and some.
+TEST(SparseAttention, OwnAndOneDnnsTilesAgree) {
+  if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX-512 bf16";
+  using detail::AttentionTiles;
+  for (const auto& p : kProblems) {
+    const auto dropout = attention_dropout(
+        {.seed = 5, .positions = std::vector<int64_t>(static_cast<size_t>(p.batch), 3), .attention_rate = 0.3}, 1);
+    for (const auto kind : kKinds) {
+      const auto plan = plan_of(kind, p.layout);
+      for (const auto& weights_dropped : {AttentionDropout{}, dropout}) {
+        const Result exact =
+            run(packed(p, at::kDouble),
+                dense_attention(mask_to_bias(attention_mask(kind, p.layout), at::kDouble), weights_dropped));
+        const auto parts = packed(p, at::kBFloat16).permute({2, 0, 3, 1, 4}).unbind(0);
+        const auto exact_parts = exact.grad.permute({2, 0, 3, 1, 4}).unbind(0);
+        for (const auto tiles : {AttentionTiles::kOneDnn, AttentionTiles::kOwn}) {
+          const auto forward = detail::attend_blocks(parts[0], parts[1], parts[2], *plan, weights_dropped, tiles);
+          const Tensor out = forward.out_BLHK.transpose(1, 2);
+          const auto grads = detail::attend_blocks_backward(random_tensor(7, out.sizes()).to(at::kBFloat16), parts[0],
+                                                            parts[1], parts[2], forward, *plan, weights_dropped, tiles);
+          EXPECT_LT(error(out, exact.out), 1e-2) << enum_name(kind) << " " << static_cast<int>(tiles);
+          EXPECT_LT(error(grads.q_BHLK, exact_parts[0]), 1e-2) << enum_name(kind) << " " << static_cast<int>(tiles);
+          EXPECT_LT(error(grads.k_BHLK, exact_parts[1]), 1e-2) << enum_name(kind) << " " << static_cast<int>(tiles);
+          EXPECT_LT(error(grads.v_BHLK, exact_parts[2]), 1e-2) << enum_name(kind) << " " << static_cast<int>(tiles);
+        }
+      }
+    }
+  }
+}
+
+TEST(SparseAttention, NotANumberIsNotHidden) {
+  const Problem& p = kProblems[1];
+  const auto plan = plan_of(AttentionKind::kFull, p.layout);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    Tensor qkv = packed(p, type);
+    qkv[0][20][0].fill_(std::numeric_limits<float>::quiet_NaN());
+    const Result result = run(qkv, sparse_attention(plan));
+    EXPECT_TRUE(at::isnan(result.out[0][0][20]).all().item<bool>()) << type;
+    EXPECT_TRUE(at::isnan(result.grad[0][20][0]).all().item<bool>()) << type;
   }
 }
 
