@@ -37,13 +37,12 @@ Tensor times(const Tensor& x, const PackedWeights& weight, const Tensor& bias = 
   return out.slice(1, 0, weight.columns());
 }
 
-/// What the format rounds the operands to, in f64. The rows' integers come from exact products with the inverse scale.
+/// What the format rounds the operands to, in f64.
 Tensor rounded(const Tensor& x, WeightFormat format, double levels) {
   if (format == WeightFormat::kF32) return x.to(at::kDouble);
   if (format == WeightFormat::kBf16) return x.to(at::kBFloat16).to(at::kDouble);
   const Tensor largest = x.abs().amax(1, /*keepdim=*/true), inverse = levels / largest;
-  const Tensor scaled = levels == 127 ? (x * inverse).to(at::kDouble) : x.to(at::kDouble) * inverse.to(at::kDouble);
-  return scaled.round() * (largest / levels).to(at::kDouble);
+  return (x * inverse).round().to(at::kDouble) * (largest / levels).to(at::kDouble);
 }
 
 TEST(PackedWeights, ProductsAreThoseOfTheRoundedOperands) {
