@@ -33,7 +33,9 @@ JOBS = {
         "configs": ["vit_b32_b32", "vit_b32_b32_full_text"],
     },
     "sample": {
-        "peers": {"plain GPT bf16": ("sample_peer.py", "bf16"), "plain GPT f32": ("sample_peer.py", "f32")},
+        "peers": {"plain GPT bf16": ("sample_peer.py", "bf16"), "plain GPT f32": ("sample_peer.py", "f32"),
+                  "DALLE-pytorch": ("dalle_pytorch_sample_peer.py", "bf16")},
+        "peer_rounds": 1,  # of a whole picture, after one that warms up
         "configs": ["small_64+16x16_b1", "small_64+16x16_b8", "dim1024x12_64+16x16_b1"],
     },
 }
@@ -66,7 +68,8 @@ def main():
                     if line["config"] == config and options.impl in (None, line["impl"]))
 
     def theirs(config, script, form):
-        return last_line([sys.executable, HERE / script, "--config", config, "--forms", form, "--rounds", "5"])[-1]["median"]
+        rounds = str(job.get("peer_rounds", 5))
+        return last_line([sys.executable, HERE / script, "--config", config, "--forms", form, "--rounds", rounds])[-1]["median"]
 
     print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in job["peers"]), flush=True)
     for config in options.configs or job["configs"]:

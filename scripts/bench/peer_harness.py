@@ -7,14 +7,14 @@ import time
 import torch
 
 
-def run(description, job, unit, impl, forms, make_step, default_forms=None):
+def run(description, job, unit, impl, forms, make_step, default_forms=None, rounds=5, warmup=2):
     """Times the forms that the arguments ask for. forms: name -> arguments of make_step(config, *arguments), which gives a
     function that takes one training step, and how many units (images, tokens) that is. Results are named impl + form."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, help="as dalle-bench names it")
     parser.add_argument("--forms", nargs="+", default=default_forms or list(forms), choices=list(forms))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: the main thread's processor time, for one thread on a machine that others use too")
     options = parser.parse_args()
@@ -24,7 +24,7 @@ def run(description, job, unit, impl, forms, make_step, default_forms=None):
     torch.set_num_threads(options.threads)
     steps = {form: make_step(options.config, *forms[form]) for form in options.forms}
     times = {form: [] for form in steps}
-    for turn in range(-2, options.rounds):  # the first two warm up
+    for turn in range(-warmup, options.rounds):
         for form in list(steps)[:: 1 if turn % 2 == 0 else -1]:
             begin = clock()
             steps[form][0]()

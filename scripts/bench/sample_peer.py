@@ -5,12 +5,9 @@ Pre-norm blocks on torch's scaled_dot_product_attention over a static key/value 
 of text, pads and image codes with one output head, top-k draws among 256 codes by exponential noise; weights and caches in
 the form's number format. A call is a text pass and a token for each cell of the grid. One JSON line per form, with the
 fields of dalle-bench."""
-import argparse
-import json
 import re
-import statistics
-import time
 
+import peer_harness
 import torch
 from torch import nn
 from torch.nn import functional
@@ -95,27 +92,7 @@ FORMS = {"f32": (torch.float32, False), "bf16": (torch.bfloat16, False), "f32_co
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="as dalle-bench names it: small_64+16x16_b1")
-    parser.add_argument("--forms", nargs="+", default=["f32", "bf16"], choices=list(FORMS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    calls = {form: make_call(options.config, *FORMS[form]) for form in options.forms}
-    times = {form: [] for form in calls}
-    for turn in range(-options.warmup, options.rounds):
-        for form in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            begin = time.perf_counter()
-            calls[form][0]()
-            if turn >= 0:
-                times[form].append(time.perf_counter() - begin)
-    for form, seconds in times.items():
-        tokens = calls[form][1]
-        print(json.dumps({"job": "sample", "config": options.config, "impl": "plain_gpt_" + form, "unit": "tokens/s",
-                          "median": tokens / statistics.median(seconds), "best": tokens / min(seconds),
-                          "rounds": options.rounds, "threads": options.threads}), flush=True)
+    peer_harness.run(__doc__, "sample", "tokens/s", "plain_gpt_", FORMS, make_call, ["f32", "bf16"], rounds=3, warmup=1)
 
 
 if __name__ == "__main__":
