@@ -23,15 +23,16 @@ ScaledBlock& block_of(AutogradContext* context) {
   return static_cast<ScaledBlock&>(*context->saved_data["block"].toCapsule());
 }
 
-void keep(AutogradContext* context, const ScaledBlockPointer& block) {
+/// x itself, as a result whose backward pass finds the block.
+Tensor passed(AutogradContext* context, const Tensor& x, const ScaledBlockPointer& block) {
   context->saved_data["block"] = c10::IValue::make_capsule(block);
+  return x.view_as(x);
 }
 
 /// The block's output; its backward pass multiplies by the scale and filters.
 struct ScaledOutput : torch::autograd::Function<ScaledOutput> {
   static Tensor forward(AutogradContext* context, const Tensor& output, const ScaledBlockPointer& block) {
-    keep(context, block);
-    return output.view_as(output);
+    return passed(context, output, block);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     ScaledBlock& block = block_of(context);
@@ -45,8 +46,7 @@ struct ScaledOutput : torch::autograd::Function<ScaledOutput> {
 /// The block's input; its backward pass divides by the scale and filters.
 struct ScaledInput : torch::autograd::Function<ScaledInput> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const ScaledBlockPointer& block) {
-    keep(context, block);
-    return input.view_as(input);
+    return passed(context, input, block);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     ScaledBlock& block = block_of(context);
