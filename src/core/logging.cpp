@@ -21,6 +21,7 @@ struct Loggers {
   std::mutex mutex;
   std::shared_ptr<spdlog::logger> console;
   std::shared_ptr<spdlog::logger> file;
+  std::string prefix;
   void (*erase)() = nullptr;
 };
 
@@ -46,8 +47,8 @@ spdlog::level::level_enum level_of(LogLevel level) {
 void log(LogLevel level, std::string_view message) {
   auto& all = loggers();
   const std::lock_guard lock(all.mutex);
-  const char* prefix = level == LogLevel::kWarning ? "warning: " : level == LogLevel::kError ? "error: " : "";
-  const std::string text = prefix + std::string(message);
+  const char* kind = level == LogLevel::kWarning ? "warning: " : level == LogLevel::kError ? "error: " : "";
+  const std::string text = all.prefix + kind + std::string(message);
   const auto spd_level = level_of(level);
   if (all.console->should_log(spd_level)) {
     if (all.erase != nullptr) all.erase();
@@ -65,6 +66,12 @@ void log_debug(std::string_view message) { log(LogLevel::kDebug, message); }
 void log_info(std::string_view message) { log(LogLevel::kInfo, message); }
 void log_warning(std::string_view message) { log(LogLevel::kWarning, message); }
 void log_error(std::string_view message) { log(LogLevel::kError, message); }
+
+void set_console_prefix(std::string_view prefix) {
+  auto& all = loggers();
+  const std::lock_guard lock(all.mutex);
+  all.prefix = prefix;
+}
 
 void set_console_level(LogLevel level) { loggers().console->set_level(level_of(level)); }
 

@@ -13,6 +13,8 @@ at::ScalarType compute_dtype(Precision precision, at::Device device) {
       return at::kFloat;
     case Precision::kBf16:
       return at::kBFloat16;
+    case Precision::kF64:
+      return at::kDouble;
     case Precision::kFp16:
       break;
   }

@@ -11,6 +11,7 @@ namespace {
 
 volatile std::sig_atomic_t received_signal = 0;
 volatile std::sig_atomic_t is_terminal = 0;
+volatile std::sig_atomic_t is_announced = 1;
 bool is_installed = false;
 
 // Only async-signal-safe calls: sigaction and write.
@@ -21,6 +22,10 @@ void on_signal(int signal) {
   standard.sa_handler = SIG_DFL;
   sigaction(SIGTERM, &standard, nullptr);
   sigaction(SIGINT, &standard, nullptr);
+  if (!is_announced) {
+    errno = saved_errno;
+    return;
+  }
   // On a terminal the live line is erased first; the loop draws it again below the message.
   constexpr std::string_view kMessage = "\r\033[Kstopping after this step; saving\n";
   constexpr size_t kErasePrefix = 4;
@@ -31,10 +36,11 @@ void on_signal(int signal) {
 
 }  // namespace
 
-StopSignals::StopSignals() {
+StopSignals::StopSignals(bool announces) {
   TORCH_INTERNAL_ASSERT(!is_installed, "two StopSignals at a time");
   is_installed = true;
   received_signal = 0;
+  is_announced = announces ? 1 : 0;
   is_terminal = ::isatty(STDERR_FILENO);
   struct sigaction action {};
   action.sa_handler = on_signal;

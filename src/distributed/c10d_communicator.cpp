@@ -3,11 +3,37 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <thread>
+
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-namespace dalle::distributed {
+#include "dalle/core/str.h"
 
-c10::intrusive_ptr<c10d::Store> make_store(const Launch& launch) {
+namespace dalle::distributed {
+namespace {
+
+// A work's tensors live as long as it does: some backends keep no reference to them.
+Pending pending(c10::intrusive_ptr<c10d::Work> work, std::vector<Tensor> tensors) {
+  return Pending([work = std::move(work), tensors = std::move(tensors)] { work->wait(); });
+}
+
+void check_dense(const Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.is_contiguous(), "[communicator] expected a contiguous tensor, got strides ",
+                    tensor.strides());
+}
+
+void check_parts(const Tensor& part, const Tensor& whole, int64_t world_size) {
+  check_dense(part);
+  check_dense(whole);
+  TORCH_CHECK_VALUE(whole.numel() == part.numel() * world_size && whole.scalar_type() == part.scalar_type(),
+                    "[communicator] expected ", world_size, " parts in the whole, got ", part.sizes(), " and ",
+                    whole.sizes());
+}
+
+}  // namespace
+
+Store make_store(const Launch& launch) {
   c10d::TCPStoreOptions options;
   options.port = launch.port;
   options.isServer = launch.rank == 0;
@@ -19,10 +45,9 @@ c10::intrusive_ptr<c10d::Store> make_store(const Launch& launch) {
 // Collectives want dense rows: another layout goes through a copy, so ranks may differ in it.
 void C10dCommunicator::all_reduce_sum(Tensor& tensor) {
   const c10::NoGradGuard no_grad;
-  const Tensor values = tensor.detach();
-  std::vector<Tensor> dense{values.contiguous()};
-  backend_->allreduce(dense)->wait();
-  if (!values.is_contiguous()) values.copy_(dense[0]);
+  const Tensor values = tensor.detach(), dense = values.contiguous();
+  start_all_reduce_sum(dense).wait();
+  if (!values.is_contiguous()) values.copy_(dense);
 }
 
 void C10dCommunicator::broadcast(Tensor& tensor, int root) {
@@ -31,7 +56,7 @@ void C10dCommunicator::broadcast(Tensor& tensor, int root) {
   std::vector<Tensor> dense{values.contiguous()};
   c10d::BroadcastOptions options;
   options.rootRank = root;
-  backend_->broadcast(dense, options)->wait();
+  backend_of(tensor).broadcast(dense, options)->wait();
   if (!values.is_contiguous()) values.copy_(dense[0]);
 }
 
@@ -41,14 +66,48 @@ Tensor C10dCommunicator::all_gather(const Tensor& tensor) {
   std::vector<int64_t> shape = part.sizes().vec();
   shape[0] *= world_size();
   Tensor whole = at::empty(shape, part.options());
-  backend_->_allgather_base(whole, part)->wait();
+  start_all_gather(whole, part).wait();
   return whole;
+}
+
+Pending C10dCommunicator::start_all_reduce_sum(Tensor tensor) {
+  check_dense(tensor);
+  std::vector<Tensor> tensors{tensor.detach()};
+  auto work = backend_of(tensor).allreduce(tensors);
+  return pending(std::move(work), std::move(tensors));
+}
+
+Pending C10dCommunicator::start_all_gather(Tensor whole, Tensor part) {
+  check_parts(part, whole, world_size());
+  auto work = backend_of(part)._allgather_base(whole, part);
+  return pending(std::move(work), {whole, part});
+}
+
+Pending C10dCommunicator::start_reduce_scatter_sum(Tensor part, Tensor whole) {
+  check_parts(part, whole, world_size());
+  auto work = backend_of(part)._reduce_scatter_base(part, whole);
+  return pending(std::move(work), {part, whole});
 }
 
 void C10dCommunicator::barrier() {
   c10d::BarrierOptions options;
   options.device = device_;
-  backend_->barrier(options)->wait();
+  accelerator_->barrier(options)->wait();
+}
+
+// By the store and not by a collective: nothing is under way that could run into its time limit.
+void C10dCommunicator::await(int root) {
+  ++num_awaited_;
+  const std::string key = str("await/", root);
+  if (rank() == root) {
+    store_->add(key, 1);
+    return;
+  }
+  auto pause = std::chrono::milliseconds(1);
+  while (store_->add(key, 0) < num_awaited_) {
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, std::chrono::milliseconds(200));
+  }
 }
 
 }  // namespace dalle::distributed

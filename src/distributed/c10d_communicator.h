@@ -8,23 +8,37 @@
 
 namespace dalle::distributed {
 
+using Backend = c10::intrusive_ptr<c10d::Backend>;
+using Store = c10::intrusive_ptr<c10d::Store>;
+
 /// The key-value store by which the ranks find each other; rank 0 serves it.
-c10::intrusive_ptr<c10d::Store> make_store(const Launch& launch);
+Store make_store(const Launch& launch);
+
+Backend make_gloo_backend(const Launch& launch, const Store& store);
 
 class C10dCommunicator : public Communicator {
  public:
-  C10dCommunicator(c10::intrusive_ptr<c10d::Backend> backend, at::Device device)
-      : backend_(std::move(backend)), device_(device) {}
-  int rank() const override { return backend_->getRank(); }
-  int world_size() const override { return backend_->getSize(); }
+  /// `host` carries tensors of the host's memory, `device_backend` those of `device`; on the CPU they are the same.
+  C10dCommunicator(Store store, Backend host, Backend device_backend, at::Device device)
+      : store_(std::move(store)), host_(std::move(host)), accelerator_(std::move(device_backend)), device_(device) {}
+  int rank() const override { return host_->getRank(); }
+  int world_size() const override { return host_->getSize(); }
   void all_reduce_sum(Tensor& tensor) override;
   void broadcast(Tensor& tensor, int root) override;
   Tensor all_gather(const Tensor& tensor) override;
   void barrier() override;
+  void await(int root) override;
+  Pending start_all_reduce_sum(Tensor tensor) override;
+  Pending start_all_gather(Tensor whole, Tensor part) override;
+  Pending start_reduce_scatter_sum(Tensor part, Tensor whole) override;
 
  private:
-  c10::intrusive_ptr<c10d::Backend> backend_;
+  c10d::Backend& backend_of(const Tensor& tensor) { return tensor.is_cpu() ? *host_ : *accelerator_; }
+
+  Store store_;
+  Backend host_, accelerator_;
   at::Device device_;
+  int64_t num_awaited_ = 0;
 };
 
 }  // namespace dalle::distributed

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "backends.h"
 #include "dalle/core/error.h"
@@ -23,6 +24,7 @@ class Singleton : public Communicator {
     return (tensor.dim() == 0 ? tensor.unsqueeze(0) : tensor).contiguous().clone();
   }
   void barrier() override {}
+  void await(int) override {}
 };
 
 constexpr const char* kHint = "start the processes with torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT";
@@ -46,6 +48,27 @@ int64_t environment_integer(const char* name, int64_t low, int64_t high) {
 }
 
 }  // namespace
+
+void Pending::wait() {
+  if (const auto wait = std::exchange(wait_, nullptr)) wait();
+}
+
+Pending Communicator::start_all_reduce_sum(Tensor tensor) {
+  all_reduce_sum(tensor);
+  return {};
+}
+
+Pending Communicator::start_all_gather(Tensor whole, Tensor part) {
+  whole.copy_(all_gather(part));
+  return {};
+}
+
+Pending Communicator::start_reduce_scatter_sum(Tensor part, Tensor whole) {
+  Tensor sum = whole.clone();
+  all_reduce_sum(sum);
+  part.copy_(sum.slice(0, rank() * part.size(0), (rank() + 1) * part.size(0)));
+  return {};
+}
 
 std::unique_ptr<Communicator> make_singleton() { return std::make_unique<Singleton>(); }
 

@@ -20,11 +20,16 @@ auto make_device(const std::string& address) {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_gloo(const Launch& launch) {
+Backend make_gloo_backend(const Launch& launch, const Store& store) {
   auto options = c10d::ProcessGroupGloo::Options::create(launch.timeout);
   options->devices.push_back(make_device(launch.address));
-  auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(make_store(launch), launch.rank, launch.world_size, options);
-  return std::make_unique<C10dCommunicator>(std::move(group), at::Device(at::kCPU));
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, launch.rank, launch.world_size, options);
+}
+
+std::unique_ptr<Communicator> make_gloo(const Launch& launch) {
+  const Store store = make_store(launch);
+  const Backend group = make_gloo_backend(launch, store);
+  return std::make_unique<C10dCommunicator>(store, group, group, at::Device(at::kCPU));
 }
 
 }  // namespace dalle::distributed

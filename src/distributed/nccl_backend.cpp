@@ -1,4 +1,5 @@
 // NCCL, in builds with DALLE_WITH_NCCL (which defines USE_C10D_NCCL); nccl_backend_stub.cpp stands for it in others.
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
 #include "c10d_communicator.h"
@@ -6,11 +7,14 @@
 namespace dalle::distributed {
 
 std::unique_ptr<Communicator> make_nccl(const Launch& launch, at::Device device) {
+  const Store store = make_store(launch);
   auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = launch.timeout;
-  auto group = c10::make_intrusive<c10d::ProcessGroupNCCL>(make_store(launch), launch.rank, launch.world_size, options);
+  auto group = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", store),
+                                                           launch.rank, launch.world_size, options);
   group->setBoundDeviceId(device);
-  return std::make_unique<C10dCommunicator>(std::move(group), device);
+  const Backend host = make_gloo_backend(launch, c10::make_intrusive<c10d::PrefixStore>("host", store));
+  return std::make_unique<C10dCommunicator>(store, host, std::move(group), device);
 }
 
 }  // namespace dalle::distributed

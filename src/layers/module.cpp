@@ -39,6 +39,14 @@ int64_t Module::num_parameters() const {
   return total;
 }
 
+void Module::set_parameter_type(at::ScalarType type) {
+  for (const auto& [name, parameter] : named_parameters()) {
+    Tensor& tensor = parameter->tensor;
+    TORCH_INTERNAL_ASSERT(tensor.is_meta(), "parameter ", name, " has its memory already");
+    tensor = at::empty(tensor.sizes(), tensor.options().dtype(type)).set_requires_grad(tensor.requires_grad());
+  }
+}
+
 void Module::materialize(at::Device device) {
   for (const auto& [name, parameter] : named_parameters()) {
     Tensor& tensor = parameter->tensor;

@@ -49,7 +49,7 @@ Dvae::Dvae(const DvaeConfig& config, const DvaeCompute& compute)
 
 Tensor Dvae::encode_logits(const Tensor& pixels_B3HW, layers::BlockRunner& runner) const {
   const Tensor out = encoder.forward(layers::map_pixels(pixels_B3HW), runner);
-  return quantizer == nullptr ? out : out.to(at::kFloat);
+  return quantizer == nullptr ? out : out.to(at::promote_types(out.scalar_type(), at::kFloat));
 }
 
 Tensor Dvae::codes_of(const Tensor& logits) const {

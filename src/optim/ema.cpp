@@ -23,7 +23,7 @@ void Ema::update(int64_t step, const Tensor& skip) {
   for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor.detach());
   if (!skip.defined()) return at::_foreach_lerp_(averages_, weights, 1 - decay_);
   const Tensor rate = (1 - skip) * (1 - decay_);  // the foreach operation takes numbers of the host only
-  for (size_t i = 0; i < averages_.size(); ++i) averages_[i].lerp_(weights[i], rate);
+  for (size_t i = 0; i < averages_.size(); ++i) averages_[i].lerp_(weights[i], rate.to(averages_[i].scalar_type()));
 }
 
 std::vector<storage::NamedTensor> Ema::tensors() const {

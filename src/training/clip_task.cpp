@@ -52,6 +52,7 @@ ClipTask::ClipTask(const ClipTraining& config, at::Device device)
       validation_(open_validation(config.validation)),
       tokenizer_(text::TextTokenizer::load(tokenizer_file(config.tokenizer))),
       model_((config_ = with_vocabulary(config, tokenizer_)).model, compute_dtype(config.precision, device)) {
+  if (config.precision == Precision::kF64) model_.set_parameter_type(at::kDouble);
   if (!config.dvae.empty()) {
     dvae_ = models::load_dvae(config.dvae, {.device = device, .precision = config.precision});
     if (dvae_->model->config().image_size != config.model.image_size) {
@@ -70,7 +71,7 @@ std::map<std::string, std::string> ClipTask::identities() const {
 }
 
 std::unique_ptr<data::BatchStream> ClipTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
-  auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position);
+  auto options = loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position, ranks());
   options.encode_caption = [this](std::string_view caption, const data::SampleVisit& visit) {
     const auto pieces = tokenizer_.encode(caption, config_.bpe_dropout, bpe_dropout_key(config_.trainer, visit));
     return text::EncodedCaption{.ids = models::clip_text_ids(config_.model, pieces),
@@ -96,7 +97,7 @@ PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext& context) {
     if (!chosen.empty()) {
       const Tensor rows = to_device(at::tensor(chosen, at::kLong), device_);
       const Tensor seen = dvae_->model->decode(dvae_->model->encode(prepared.pixels.index_select(0, rows)));
-      prepared.pixels.index_copy_(0, rows, seen.contiguous());
+      prepared.pixels.index_copy_(0, rows, seen.to(prepared.pixels.scalar_type()).contiguous());
     }
   }
   batch.caption_ids = to_device(batch.caption_ids, device_);
@@ -108,9 +109,7 @@ std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
   return {static_cast<double>(batch.pixels.size(0))};
 }
 
-void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext&,
-                          distributed::Communicator& communicator) {
-  communicator_ = &communicator;
+void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext&) {
   cached_.reset();
   next_micro_batch_ = 0;
   num_micro_batches_ = batches.size();
@@ -121,7 +120,7 @@ void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepC
     images.push_back(model_.encode_image(batch.pixels));
     texts.push_back(model_.encode_text(batch.batch.caption_ids));
   }
-  cached_.emplace(images, texts, model_.scale(), communicator);
+  cached_.emplace(images, texts, model_.scale(), ranks());
 }
 
 StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext& context) {
@@ -129,12 +128,12 @@ StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext
   const Tensor text = model_.encode_text(batch.batch.caption_ids, *context.runner);
   const Tensor scale = model_.scale();
   const Tensor loss = cached_ ? cached_->share(next_micro_batch_++, image, text, scale)
-                              : contrastive_share(image, text, scale, *communicator_);
-  const auto shares = static_cast<double>(num_micro_batches_) * communicator_->world_size();
+                              : contrastive_share(image, text, scale, ranks());
+  const auto shares = static_cast<double>(num_micro_batches_) * ranks().world_size();
   return {.loss = loss, .metrics = {{"logit_scale", scale.detach() / shares}}};
 }
 
-void ClipTask::after_update(distributed::Communicator&, const Tensor&) {
+void ClipTask::after_update(const Tensor&) {
   constexpr double kLargest = 4.60516;  // just below ln 100, where Clip::scale() still has a gradient
   const c10::NoGradGuard no_grad;
   model_.logit_scale.tensor.clamp_(0, kLargest);
@@ -143,23 +142,31 @@ void ClipTask::after_update(distributed::Communicator&, const Tensor&) {
 void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
                              Metrics& metrics) const {
   const c10::NoGradGuard no_grad;
-  std::vector<Tensor> images, texts;
-  for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
-    const int64_t size = std::min(config_.validation.batch_size, count - first);
+  // Rows of samples that another rank has, or that are unusable, stay 0.
+  const at::TensorOptions host = model_.logit_scale.tensor.options().device(at::kCPU).requires_grad(false);
+  Tensor images = at::zeros({count, config_.model.embed_dim}, host), texts = at::zeros_like(images);
+  Tensor is_usable = at::zeros({count}, at::kLong);
+  for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     const auto batch = data::load_range(dataset, config_.data, config_.model.image_size, first, size);
     std::vector<Tensor> ids;
     for (const auto& caption : batch.captions) {
       ids.push_back(at::tensor(models::clip_text_ids(config_.model, tokenizer_.encode(caption)), at::kLong));
     }
-    images.push_back(model_.encode_image(to_unit_range(batch.images, device_)));
-    texts.push_back(model_.encode_text(at::stack(ids).to(device_)));
+    const Tensor rows = at::tensor(batch.positions, at::kLong);
+    images.index_copy_(0, rows, model_.encode_image(to_unit_range(batch.images, device_)).to(host));
+    texts.index_copy_(0, rows, model_.encode_text(at::stack(ids).to(device_)).to(host));
+    is_usable.index_fill_(0, rows, 1);
   }
+  for (Tensor* part : {&images, &texts, &is_usable}) ranks().all_reduce_sum(*part);
+  const Tensor used = is_usable.nonzero().squeeze(1);
+  images = images.index_select(0, used);
+  texts = texts.index_select(0, used);
   for (const int64_t k : {1, 5, 10}) {
-    const auto recall = evaluation::recall_at(at::cat(images), at::cat(texts), k);
+    const auto recall = evaluation::recall_at(images, texts, k);
     metrics.emplace_back(str(prefix, "_image_to_text_r", k), recall.image_to_text);
     metrics.emplace_back(str(prefix, "_text_to_image_r", k), recall.text_to_image);
   }
-  metrics.emplace_back(prefix + "_pairs", static_cast<double>(at::cat(images).size(0)));
+  metrics.emplace_back(prefix + "_pairs", static_cast<double>(images.size(0)));
 }
 
 Metrics ClipTask::evaluate(int64_t) {

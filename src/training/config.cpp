@@ -13,6 +13,14 @@ void TrainerConfig::validate(const std::string& place) const {
   if (ema_decay >= 1) throw ConfigError(Problem{place, "ema_decay below 1", str(ema_decay), ""});
 }
 
+void TrainerConfig::require_shares(int64_t world_size) const {
+  const int64_t pass = micro_size(world_size) * world_size;
+  if (pass > 0 && batch_size % pass == 0) return;
+  const std::string of_micro = micro_batch_size > 0 ? str("micro_batch_size ", micro_batch_size, " times ") : "";
+  throw ConfigError(Problem{"trainer.batch_size", str("a multiple of ", of_micro, "the ", world_size, " ranks"),
+                            str(batch_size), "batch_size counts the samples of all ranks together"});
+}
+
 void DvaeTraining::validate(const std::string& place) const {
   const bool vq = model.quantizer == models::Quantizer::kVq;
   if (vq && relaxation.straight_through) {

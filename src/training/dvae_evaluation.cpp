@@ -25,7 +25,8 @@ struct Decoded {
 Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels,
                     const std::vector<int64_t>& positions, double temperature) {
   // In f32, whatever the training's type: in bf16 many relaxed codes are equal, and their argmax would be no fair draw.
-  const Tensor logits = model.encode_logits(pixels).to(at::kFloat);
+  const Tensor given = model.encode_logits(pixels);
+  const Tensor logits = given.to(at::promote_types(given.scalar_type(), at::kFloat));
   Decoded out;
   out.codes_BHW = model.codes_of(logits);
   out.argmax = model.decode_stats(model.decoder_input(out.codes_BHW));
@@ -90,19 +91,20 @@ Metrics summary_of(const Sums& sums, const evaluation::CodeUsage& usage, const m
 }  // namespace
 
 Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
-                      double temperature) {
+                      double temperature, distributed::Communicator& ranks) {
   const c10::NoGradGuard no_grad;
   const int64_t count = validation_size(validation, config.validation);
   evaluation::CodeUsage usage(config.model.vocab_size);
   Sums sums;
-  for (int64_t first = 0; first < count; first += config.validation.batch_size) {
-    const int64_t size = std::min(config.validation.batch_size, count - first);
+  for (const auto& [first, size] : own_batches(count, config.validation.batch_size, ranks)) {
     const auto batch = data::load_range(validation, config.data, config.model.image_size, first, size);
     const Tensor pixels = to_unit_range(batch.images, model.device());
     const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);
     add_to_sums(model, config, pixels, decoded, sums);
     usage.add(decoded.codes_BHW);
   }
+  ranks.all_reduce_sum(usage.counts());
+  sum_over_ranks({&sums.images, &sums.relaxed, &sums.hard, &sums.argmax, &sums.kl, &sums.psnr, &sums.ssim}, ranks);
   Metrics metrics = summary_of(sums, usage, config.model);
   if (model.quantizer == nullptr) metrics.emplace_back("temperature", temperature);
   return metrics;

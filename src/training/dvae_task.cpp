@@ -13,7 +13,8 @@ namespace dalle::training {
 namespace {
 
 models::DvaeCompute compute_of(const DvaeTraining& config, at::Device device) {
-  return {compute_dtype(config.precision, device), compute_dtype(config.relaxation_precision, device)};
+  const at::ScalarType dtype = compute_dtype(config.precision, device);
+  return {dtype, dtype == at::kDouble ? dtype : compute_dtype(config.relaxation_precision, device)};
 }
 
 bool moves_codebook(const DvaeTraining& config) {
@@ -38,6 +39,7 @@ DvaeTask::DvaeTask(const DvaeTraining& config, at::Device device)
       validation_(open_validation(config.validation)),
       model_(config.model, compute_of(config, device)),
       batch_usage_(config.model.vocab_size) {
+  if (config.precision == Precision::kF64) model_.set_parameter_type(at::kDouble);
   const int64_t grid = config.model.grid_size();
   if (moves_codebook(config)) {
     codebook_.emplace(config.vector_quantizer, static_cast<uint64_t>(config.trainer.seed), config.trainer.batch_size,
@@ -47,10 +49,12 @@ DvaeTask::DvaeTask(const DvaeTraining& config, at::Device device)
 
 std::string DvaeTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
+std::string DvaeTask::data_plan() const { return plan_of(dataset_); }
+
 std::unique_ptr<data::BatchStream> DvaeTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   return std::make_unique<data::Loader>(
       dataset_, config_.data,
-      loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position));
+      loader_options(config_.trainer, config_.model.image_size, micro_batch_size, start_position, ranks()));
 }
 
 PreparedBatch DvaeTask::prepare(data::Batch batch, const StepContext&) {
@@ -128,16 +132,17 @@ StepOutput DvaeTask::quantized_step(const PreparedBatch& batch, const StepContex
           .metrics = {{"nll", nll}, {"commitment", commitment}}};
 }
 
-void DvaeTask::after_update(distributed::Communicator& communicator, const Tensor& skip) {
-  if (codebook_) codebook_->update(*model_.quantizer, communicator, skip);
+void DvaeTask::after_update(const Tensor& skip) {
+  if (codebook_) codebook_->update(*model_.quantizer, ranks(), skip);
 }
 
 Metrics DvaeTask::batch_values() {
+  ranks().all_reduce_sum(batch_usage_.counts());
   return {{"batch_codes_used", batch_usage_.share_used()}, {"batch_perplexity", batch_usage_.perplexity()}};
 }
 
 Metrics DvaeTask::evaluate(int64_t step) {
-  return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step)) : Metrics{};
+  return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step), ranks()) : Metrics{};
 }
 
 std::vector<Sheet> DvaeTask::preview(int64_t step) {

@@ -37,7 +37,7 @@ std::string SkippedUpdate::report() const {
     if (!std::isfinite(norms.const_data_ptr<double>()[i])) gradients.push_back(numbers.gradients.names[i]);
   }
   const auto& micro = numbers.micro_losses;
-  const bool any_bad = std::any_of(micro.begin(), micro.end(), [](const Tensor& loss) { return !all_finite(loss); });
+  const bool any_bad = has_bad_micro_batch();
   for (size_t i = 0; i < micro.size(); ++i) {
     if (any_bad && all_finite(micro[i])) continue;
     keys.insert(keys.end(), numbers.keys[i].begin(), numbers.keys[i].end());
@@ -48,6 +48,11 @@ std::string SkippedUpdate::report() const {
   return str(text, " are not finite; batch: ", listed(keys, 8));
 }
 
+bool SkippedUpdate::has_bad_micro_batch() const {
+  const auto& micro = numbers.micro_losses;
+  return std::any_of(micro.begin(), micro.end(), [](const Tensor& loss) { return !all_finite(loss); });
+}
+
 FiniteCheck::FiniteCheck(int64_t delay) : delay_(delay) {
   TORCH_CHECK_VALUE(delay >= 0, "[finite check] delay must not be negative, got ", delay);
 }
@@ -56,7 +61,7 @@ int64_t FiniteCheck::default_delay(at::Device device) { return device.is_cpu() ?
 
 Tensor FiniteCheck::judge(UpdateNumbers numbers, const Tensor& norm) {
   const Tensor loss = numbers.losses.front().second;
-  const Tensor skip = at::isfinite(at::stack({norm, loss})).all().logical_not().to(at::kFloat);
+  const Tensor skip = at::isfinite(norm).logical_and(at::isfinite(loss)).logical_not().to(at::kFloat);
   Pending& pending = pending_.emplace_back(Pending{std::move(numbers), skip, std::nullopt});
   if (!skip.is_cpu()) {
     pending.flag = at::empty({}, at::TensorOptions(at::kFloat).pinned_memory(true));

@@ -47,6 +47,17 @@ void PriorLosses::add(const models::Prior& model, const Tensor& caption_BT, cons
   num_samples_ += codes_BI.size(0);
 }
 
+void PriorLosses::add_ranks(distributed::Communicator& ranks, int64_t image_context) {
+  if (ranks.world_size() == 1) return;
+  if (!image_I_.defined()) image_I_ = at::zeros({image_context}, at::kDouble);
+  ranks.all_reduce_sum(image_I_);
+  auto samples = static_cast<double>(num_samples_);
+  double has_pads = counts_pads_ ? 1 : 0;
+  sum_over_ranks({&text_, &num_text_, &pads_, &num_pads_, &samples, &has_pads}, ranks);
+  num_samples_ = static_cast<int64_t>(samples);
+  counts_pads_ = has_pads > 0;
+}
+
 Metrics PriorLosses::metrics(const std::string& prefix, double text_weight, double image_weight) const {
   const auto mean = [](double sum, double count) { return sum / std::max(1.0, count); };
   const double image = position_loss().mean().item<double>();

@@ -3,6 +3,7 @@
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
 #include "dalle/data/token_loader.h"
+#include "dalle/training/task_support.h"
 
 namespace dalle::training {
 namespace {
@@ -29,6 +30,10 @@ PriorSource::PriorSource(const std::vector<data::SourceConfig>& sources,
 
 int64_t PriorSource::size() const {
   return std::visit([](const auto& data) { return data->size(); }, data_);
+}
+
+std::string PriorSource::plan() const {
+  return std::visit([](const auto& data) { return plan_of(*data); }, data_);
 }
 
 const storage::TokenShardInfo* PriorSource::token_info() const {

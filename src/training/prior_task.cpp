@@ -39,7 +39,8 @@ PriorTraining with_sizes(PriorTraining config, const PriorSource& data, const mo
 }
 
 models::PriorCompute prior_compute_of(const PriorTraining& config, at::Device device) {
-  return {compute_dtype(config.precision, device), compute_dtype(config.head_precision, device)};
+  const at::ScalarType dtype = compute_dtype(config.precision, device);
+  return {dtype, dtype == at::kDouble ? dtype : compute_dtype(config.head_precision, device)};
 }
 
 }  // namespace
@@ -55,6 +56,7 @@ PriorTask::PriorTask(const PriorTraining& config, at::Device device)
       model_((config_ = with_sizes(config, data_, dvae_ ? dvae_->model.get() : nullptr, encoder_.tokenizer())).model,
              prior_compute_of(config, device)),
       cost_{3 * models::summarize(model_).forward_flops_per_sample, model_.compute().dtype} {
+  if (config.precision == Precision::kF64) model_.set_parameter_type(at::kDouble);
   // The prior must be given tokens of one dVAE alone, stored, encoded or held out.
   for (const PriorSource* source : std::initializer_list<const PriorSource*>{&data_, validation_.get()}) {
     if (source == nullptr) continue;
@@ -88,7 +90,7 @@ text::EncodedCaption PriorTask::training_caption(std::string_view caption, const
 }
 
 std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
-  auto options = loader_options(config_.trainer, image_size(), micro_batch_size, start_position);
+  auto options = loader_options(config_.trainer, image_size(), micro_batch_size, start_position, ranks());
   options.encode_caption = [this](std::string_view caption, const data::SampleVisit& visit) {
     return training_caption(caption, visit);
   };
@@ -142,11 +144,11 @@ Tensor PriorTask::caption_ids(const std::vector<std::string>& captions) const {
 PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count) const {
   const c10::NoGradGuard no_grad;
   PriorLosses losses;
-  for (int64_t first = 0; first < count; first += config_.validation.batch_size) {
-    const int64_t size = std::min(config_.validation.batch_size, count - first);
+  for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     const auto batch = source.range(config_.data, image_size(), first, size);
     losses.add(model_, caption_ids(batch.captions), image_tokens(batch));
   }
+  losses.add_ranks(ranks(), config_.model.image_context());
   return losses;
 }
 

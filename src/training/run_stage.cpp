@@ -1,17 +1,20 @@
 #include "dalle/training/run_stage.h"
 
 #include <iostream>
+#include <optional>
 
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
 #include "dalle/data/token_dataset.h"
+#include "dalle/distributed/agreement.h"
 #include "dalle/models/load.h"
 #include "dalle/models/summary.h"
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/text/text_tokenizer.h"
 #include "dalle/training/matrix_speed.h"
+#include "dalle/training/same_run.h"
 #include "dalle/training/task_support.h"
 
 namespace dalle::training {
@@ -46,6 +49,16 @@ models::PriorConfig prior_with_sizes(const PriorTraining& config) {
     model.image_vocab_size = dvae.model->config().vocab_size;
   }
   return model;
+}
+
+RunDirectory open_directory(const cli::Invocation& call) {
+  if (!call.resume) {
+    const auto path = call.run_dir.empty() ? RunDirectory::default_path(call.config_name) : call.run_dir;
+    return RunDirectory::create(path, call.resolved_config);
+  }
+  RunDirectory run = RunDirectory::open(call.run_dir);
+  run.update_config(call.resolved_config);
+  return run;
 }
 
 }  // namespace
@@ -83,28 +96,37 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
             << ")\n";
 }
 
-int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call) {
-  const auto communicator = distributed::init(task.device());
-  if (communicator->world_size() > 1) {
-    throw ConfigError(
-        Problem{"WORLD_SIZE", "one process", str(communicator->world_size()),
-                "training on several processes is not part of this version; start it without a launcher"});
+Ranks join_ranks(const cli::Invocation& call) {
+  set_num_threads(call.threads);
+  const at::Device device = select_device(call.device);
+  Ranks ranks{distributed::init(device), device};
+  if (const int rank = ranks.communicator->rank(); rank > 0) {
+    set_console_prefix(str("[rank ", rank, "] "));
+    set_console_level(LogLevel::kWarning);
   }
+  return ranks;
+}
+
+int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,
+             distributed::Communicator& communicator) {
+  require_same_run(communicator, call.resolved_config, task.data_plan());
   if (const TrainingCost cost = task.cost(); cost.flops_per_sample > 0) {
     setup.matrix_speed = measure_matrix_speed(task.device(), cost.dtype);
   }
-  Trainer trainer(std::move(setup), task, *communicator);
-  RunDirectory run =
-      call.resume
-          ? RunDirectory::open(call.run_dir)
-          : RunDirectory::create(call.run_dir.empty() ? RunDirectory::default_path(call.config_name) : call.run_dir,
-                                 call.resolved_config);
-  if (call.resume) run.update_config(call.resolved_config);
-  set_log_file(run.log_file());
-  log_info(str(call.command, ": ", run.root().string()));
-  log_info(str("device: ", describe_device(task.device()), "; parameters: ", task.module().num_parameters()));
-  const bool done = trainer.run(run);
-  if (done) log_info(str(call.command, ": done at step ", trainer.step(), ", ", run.root().string()));
+  Trainer trainer(std::move(setup), task, communicator);
+  std::optional<RunDirectory> run;
+  const std::string root = distributed::on_first_rank(communicator, [&] {
+    run.emplace(open_directory(call));
+    set_log_file(run->log_file());
+    return run->root().string();
+  });
+  if (!run) run = RunDirectory::of_first_rank(root);
+  log_info(str(call.command, ": ", root));
+  const std::string ranks = communicator.world_size() > 1 ? str(communicator.world_size(), " ranks of ") : "";
+  log_info(str("device: ", ranks, describe_device(task.device()), "; parameters: ", task.module().num_parameters()));
+  const bool done = trainer.run(*run);
+  communicator.barrier();  // rank 0 serves the others to the end
+  if (done) log_info(str(call.command, ": done at step ", trainer.step(), ", ", root));
   return done ? cli::kDone : cli::kStopped;
 }
 

@@ -22,13 +22,32 @@ int64_t validation_size(const data::Dataset& validation, const ValidationConfig&
 }
 
 data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_size, int64_t micro_batch_size,
-                                   int64_t start_position) {
+                                   int64_t start_position, const distributed::Communicator& ranks) {
   data::LoaderOptions options;
-  options.batch_size = micro_batch_size;
+  options.rank = ranks.rank();
+  options.world_size = ranks.world_size();
+  options.batch_size = micro_batch_size * options.world_size;
   options.image_size = image_size;
   options.seed = static_cast<uint64_t>(trainer.seed);
   options.start_position = start_position;
   return options;
+}
+
+std::vector<SampleRange> own_batches(int64_t count, int64_t batch_size, const distributed::Communicator& ranks) {
+  std::vector<SampleRange> batches;
+  for (int64_t first = ranks.rank() * batch_size; first < count; first += ranks.world_size() * batch_size) {
+    batches.push_back({first, std::min(batch_size, count - first)});
+  }
+  return batches;
+}
+
+void sum_over_ranks(std::initializer_list<double*> numbers, distributed::Communicator& ranks) {
+  if (ranks.world_size() == 1) return;
+  Tensor sums = at::empty({static_cast<int64_t>(numbers.size())}, at::kDouble);
+  double* values = sums.mutable_data_ptr<double>();
+  std::transform(numbers.begin(), numbers.end(), values, [](const double* number) { return *number; });
+  ranks.all_reduce_sum(sums);
+  for (double* number : numbers) *number = *values++;
 }
 
 RandomKey bpe_dropout_key(const TrainerConfig& trainer, const data::SampleVisit& visit) {

@@ -52,12 +52,19 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       health_(setup_.trainer.health, task.health_rules()),
       finite_check_(setup_.finite_check_delay.value_or(FiniteCheck::default_delay(task.device()))) {
   const auto& trainer = setup_.trainer;
+  trainer.require_shares(communicator.world_size());
+  task.join(communicator);
   if (learning_rate_.watches_validation() && trainer.validation_interval_steps == 0) {
     throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
                               "0", "set it, or learning_rate.plateau.patience_steps: 0"});
   }
   if (trainer.ema_decay > 0) ema_.emplace(parameters_, trainer.ema_decay, trainer.ema_interval_steps);
   if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
+  if (communicator.world_size() > 1) {
+    std::vector<Tensor> weights;
+    for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor);
+    reducer_ = std::make_unique<distributed::GradientReducer>(std::move(weights), communicator);
+  }
 }
 
 Trainer::~Trainer() = default;
@@ -65,35 +72,39 @@ Trainer::~Trainer() = default;
 void Trainer::start() {
   if (setup_.resume) {
     restore();
-    run_->cut_metrics_after(step_);
     log_info(str("resuming at step ", step_));
   }
-  tensorboard_ = std::make_unique<TensorBoardWriter>(run_->tensorboard(), setup_.resume ? step_ : -1);
-  metrics_ = std::make_unique<MetricsWriter>(run_->metrics_file(), tensorboard_.get());
+  require_same_state();
+  if (is_first_rank()) {
+    if (setup_.resume) run_->cut_metrics_after(step_);
+    tensorboard_ = std::make_unique<TensorBoardWriter>(run_->tensorboard(), setup_.resume ? step_ : -1);
+    metrics_ = std::make_unique<MetricsWriter>(run_->metrics_file(), tensorboard_.get());
+    status_ =
+        std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
+  }
   // The one batch of an overfitting run is the first, also after a resume.
   const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
-  loader_ = task_.make_loader(setup_.trainer.micro_size(), position);
+  loader_ = task_.make_loader(setup_.trainer.micro_size(communicator_.world_size()), position);
   log_info(optim::describe(optim::parameter_groups(parameters_, setup_.optimizer.weight_decay)));
   if (!resumed_config_.empty()) record_config_changes(resumed_config_);
   reported_step_ = step_;
-  status_ =
-      std::make_unique<cli::StatusLine>(task_.kind(), task_.throughput_unit().first, setup_.trainer.num_steps, step_);
 }
 
 bool Trainer::run(RunDirectory& directory) {
   run_ = &directory;
-  const StopSignals signals;
+  const StopSignals signals(/*announces=*/is_first_rank());
   start();
   const auto& trainer = setup_.trainer;
-  Profiler profiler(trainer.profile_from_step, trainer.profile_num_steps, run_->root() / "profile.json");
+  Profiler profiler(is_first_rank() ? trainer.profile_from_step : -1, trainer.profile_num_steps,
+                    run_->root() / "profile.json");
   throughput_.reset();
   if (setup_.resume && step_ >= trainer.num_steps) {
     log_info("this run has reached its last step; raise trainer.num_steps to go on");
     return true;
   }
   while (step_ < trainer.num_steps) {
-    if (stop_requested()) {
-      status_->finish();
+    if (must_stop()) {
+      if (status_) status_->finish();
       save();
       log_info(str("stopped by a signal at step ", step_, "; continue with --resume=", run_->root().string()));
       return false;
@@ -106,7 +117,7 @@ bool Trainer::run(RunDirectory& directory) {
   const bool ended_on_interval = trainer.num_steps == 0 || is_due(trainer.validation_interval_steps);
   const bool preview_done = trainer.num_steps == 0 || is_due(trainer.preview_interval_steps);
   validate_and_preview(!ended_on_interval, !preview_done);
-  status_->finish();
+  if (status_) status_->finish();
   save();
   report_speed();
   if (num_truncated_captions_ > 0) {
@@ -122,11 +133,11 @@ std::vector<PreparedBatch> Trainer::next_batches() {
   const StepContext context{
       .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
   std::vector<PreparedBatch> batches;
-  for (int64_t done = 0; done < trainer.batch_size; done += trainer.micro_size()) {
+  const int64_t ranks = communicator_.world_size();
+  for (int64_t done = 0; done < trainer.batch_size; done += trainer.micro_size(ranks) * ranks) {
     throughput_.begin_wait();
     data::Batch batch = loader_->next();
     throughput_.end_wait();
-    count_captions(batch);
     throughput_.begin_prepare();
     batches.push_back(task_.prepare(std::move(batch), context));
     throughput_.end_prepare();
@@ -135,41 +146,20 @@ std::vector<PreparedBatch> Trainer::next_batches() {
   return batches;
 }
 
-void Trainer::count_captions(const data::Batch& batch) {
-  if (!batch.caption_ids.defined()) return;
-  if (num_truncated_captions_ == 0 && batch.num_truncated > 0) {
-    log_info(
-        "some captions are longer than the model's text context and are cut; truncated_captions in metrics.jsonl "
-        "counts them");
-  }
-  num_captions_ += batch.caption_ids.size(0);
-  num_truncated_captions_ += batch.num_truncated;
-}
-
 void Trainer::train_step() {
   const auto& trainer = setup_.trainer;
   const std::vector<PreparedBatch> batches = next_batches();
-  if (step_ == 0 && communicator_.rank() == 0) write_sheet(task_.input_sheet(batches.front()));
+  if (step_ == 0 && is_first_rank()) write_sheet(task_.input_sheet(batches.front()));
 
   StepContext context{.step = step_,
                       .seed = static_cast<uint64_t>(trainer.seed),
                       .totals = {},
                       .runner = trainer.activation_checkpointing ? &checkpoint_runner_ : &layers::plain_runner(),
                       .is_logged = is_logged(step_ + 1)};
-  for (const auto& batch : batches) {
-    const auto counts = task_.counts(batch);
-    context.totals.resize(counts.size(), 0.0);
-    for (size_t i = 0; i < counts.size(); ++i) context.totals[i] += counts[i];
-  }
-  if (communicator_.world_size() > 1 && !context.totals.empty()) {
-    Tensor totals = at::tensor(context.totals, at::kDouble);
-    communicator_.all_reduce_sum(totals);
-    for (size_t i = 0; i < context.totals.size(); ++i)
-      context.totals[i] = totals[static_cast<int64_t>(i)].item<double>();
-  }
+  agree_on_step(batches, context);
 
   accumulate(batches, context);
-  reduce_gradients();
+  reduce_losses();
 
   optim::GradientNorms norms = optim::gradient_norms(parameters_);
   const Tensor norm = optim::global_norm(norms);
@@ -179,13 +169,13 @@ void Trainer::train_step() {
   const auto halving = learning_rate_.listed_halving(step_);
   if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
   optimizer_.step(learning_rate, skip);
-  task_.after_update(communicator_, skip);
+  task_.after_update(skip);
   ++step_;
   if (ema_) ema_->update(step_, skip);
   if (halving) record_schedule(*halving);
   throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
   if (context.is_logged) log_step(learning_rate, norm);
-  status_->advance(step_);
+  if (status_) status_->advance(step_);
 }
 
 bool Trainer::is_logged(int64_t step) const {
@@ -197,9 +187,10 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
   optimizer_.zero_grad();
   step_metrics_.clear();
   micro_losses_.clear();
-  task_.begin_step(batches, context, communicator_);
-  for (const auto& batch : batches) {
-    const StepOutput output = task_.training_step(batch, context);
+  task_.begin_step(batches, context);
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const StepOutput output = task_.training_step(batches[i], context);
+    if (reducer_ && i + 1 == batches.size()) reducer_->arm();
     output.loss.backward();
     micro_losses_.push_back(output.loss.detach());
     std::vector<std::pair<std::string, Tensor>> shares{{"loss", output.loss.detach()}};
@@ -207,18 +198,10 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
     if (step_metrics_.empty()) {
       step_metrics_ = std::move(shares);
     } else {
-      for (size_t i = 0; i < shares.size(); ++i) step_metrics_[i].second = step_metrics_[i].second + shares[i].second;
+      for (size_t k = 0; k < shares.size(); ++k) step_metrics_[k].second = step_metrics_[k].second + shares[k].second;
     }
   }
-}
-
-void Trainer::reduce_gradients() {
-  if (communicator_.world_size() == 1) return;
-  const c10::NoGradGuard no_grad;
-  for (const auto& [name, parameter] : parameters_) {
-    if (Tensor gradient = parameter->tensor.grad(); gradient.defined()) communicator_.all_reduce_sum(gradient);
-  }
-  for (auto& [name, value] : step_metrics_) communicator_.all_reduce_sum(value);
+  if (reducer_) reducer_->finish();
 }
 
 void Trainer::after_step() {

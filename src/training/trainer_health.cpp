@@ -26,15 +26,17 @@ void Trainer::report_skipped(const SkippedUpdate& skipped) {
   const std::string hint =
       "lower learning_rate, set trainer.clip_norm, or use precision: f32; look at the batch's pictures";
   const std::string report = skipped.report();
-  raise(skipped.step, {.alarm = "nonfinite",
-                       .message = str("step ", skipped.step, ": this update is skipped (", skipped.in_row,
-                                      " in a row, ", skipped.total, " in all): ", report, "\n  hint: ", hint),
-                       .values = {{"skipped_updates", static_cast<double>(skipped.total)}}});
+  // Of other ranks those speak that know a sample to look at.
+  if (is_first_rank() || skipped.has_bad_micro_batch())
+    raise(skipped.step, {.alarm = "nonfinite",
+                         .message = str("step ", skipped.step, ": this update is skipped (", skipped.in_row,
+                                        " in a row, ", skipped.total, " in all): ", report, "\n  hint: ", hint),
+                         .values = {{"skipped_updates", static_cast<double>(skipped.total)}}});
   if (!ends) return;
   while (finite_check_.next_before(step_)) {
     // Updates done since, skipped or not: only their count is still wanted.
   }
-  status_->finish();
+  if (status_) status_->finish();
   write_checkpoint();
   throw Error(
       Problem{str("step ", skipped.step), "",
@@ -44,7 +46,7 @@ void Trainer::report_skipped(const SkippedUpdate& skipped) {
 
 void Trainer::raise(int64_t step, const HealthEvent& event) {
   log_warning(event.message);
-  if (communicator_.rank() == 0) metrics_->event(step, event.alarm, event.message, event.values);
+  if (is_first_rank()) metrics_->event(step, event.alarm, event.message, event.values);
 }
 
 void Trainer::write_line(const std::string& phase, const NamedValues& values) {

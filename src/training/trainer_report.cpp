@@ -38,14 +38,14 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   values.emplace_back("prepare_share", spent.prepare_share());
   update.mfu = utilisation(update.items_per_second);
   if (update.mfu) values.emplace_back("mfu", *update.mfu);
-  values.emplace_back("bad_samples", static_cast<double>(loader_->bad_samples()));
+  values.emplace_back("bad_samples", static_cast<double>(num_bad_samples_));
   if (num_captions_ > 0) values.emplace_back("truncated_captions", static_cast<double>(num_truncated_captions_));
   values.emplace_back("skipped_updates", static_cast<double>(finite_check_.total()));
   values.emplace_back("grad_norm", norm.item<double>());
   for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
     values.emplace_back("grad_norm/" + block, block_norm);
   }
-  if (communicator_.rank() == 0) {
+  if (is_first_rank()) {
     write_line("train", values);
     status_->update(update);
   }
@@ -55,7 +55,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
 
 void Trainer::record_schedule(const ScheduleEvent& event) {
   log_info(event.message);
-  if (communicator_.rank() != 0) return;
+  if (!is_first_rank()) return;
   metrics_->record(step_, "schedule", {{"event", event.event}, {"cause", event.cause}, {"message", event.message}},
                    event.values);
 }
@@ -63,8 +63,8 @@ void Trainer::record_schedule(const ScheduleEvent& event) {
 void Trainer::record_config_changes(const std::string& saved_config) {
   const auto changes = config::diff(config::parse_yaml(saved_config, "the checkpoint's config"),
                                     config::parse_yaml(setup_.resolved_config, "config"));
+  if (!is_first_rank()) return;
   for (const auto& [key, before, after] : changes) {
-    if (communicator_.rank() != 0) return;
     if ((before == "[]" && after.empty()) || (before.empty() && after == "[]")) continue;  // its entries tell it
     log_info(str("step ", step_, ": ", key, " changes from ", before.empty() ? "(nothing)" : before, " to ",
                  after.empty() ? "(nothing)" : after));
@@ -75,7 +75,8 @@ void Trainer::record_config_changes(const std::string& saved_config) {
 std::optional<double> Trainer::utilisation(double items_per_second) const {
   const double flops = task_.cost().flops_per_sample;
   if (setup_.matrix_speed <= 0 || flops <= 0) return std::nullopt;
-  return items_per_second / static_cast<double>(task_.throughput_unit().second) * flops / setup_.matrix_speed;
+  const double machine_speed = setup_.matrix_speed * communicator_.world_size();
+  return items_per_second / static_cast<double>(task_.throughput_unit().second) * flops / machine_speed;
 }
 
 void Trainer::report_speed() {
@@ -88,8 +89,8 @@ void Trainer::report_speed() {
                          task_.throughput_unit().first, "/s; ", percent(unreported_.wait_share()),
                          " of the time waiting for data, ", percent(unreported_.prepare_share()), " preparing batches");
   if (const auto share = utilisation(rate)) {
-    line +=
-        str("; model FLOPs utilisation ", percent(*share), " of the measured ", scaled(setup_.matrix_speed, "FLOP/s"));
+    line += str("; model FLOPs utilisation ", percent(*share), " of the measured ",
+                scaled(setup_.matrix_speed, "FLOP/s"), communicator_.world_size() > 1 ? " of each rank" : "");
   }
   log_info(line);
   reported_step_ = step_;
@@ -100,24 +101,29 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
   if (validate) report_speed();
   preview = preview || (validate && task_.previews_with_validation());
   if (validate || preview) settle_updates();
-  if (communicator_.rank() != 0 || !(validate || preview)) return;
+  if (!(validate || preview)) return;
   const c10::NoGradGuard no_grad;
   std::optional<optim::EmaScope> scope;
   if (ema_) scope.emplace(*ema_);
   if (validate) {
     const Metrics values = task_.evaluate(step_);
     if (!values.empty()) {
-      write_line("validation", values);
+      if (is_first_rank()) write_line("validation", values);
       std::string line = str("step ", step_, ": validation");
       for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
       log_info(line);
     }
     if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
-    for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);
   }
-  if (preview) {
-    for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
+  if (is_first_rank()) {
+    if (validate) {
+      for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);
+    }
+    if (preview) {
+      for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
+    }
   }
+  communicator_.await(0);
   throughput_.reset();
 }
 

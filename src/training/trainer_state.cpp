@@ -17,7 +17,14 @@ void Trainer::save() {
 }
 
 void Trainer::write_checkpoint() {
-  if (saved_step_ == step_ || communicator_.rank() != 0) return;
+  if (saved_step_ == step_) return;
+  require_same_state();
+  if (is_first_rank()) write_checkpoint_files();
+  communicator_.await(0);
+  saved_step_ = step_;
+}
+
+void Trainer::write_checkpoint_files() {
   storage::Checkpoint checkpoint;
   checkpoint.kind = task_.kind();
   checkpoint.config_yaml = setup_.resolved_config;
@@ -42,12 +49,11 @@ void Trainer::write_checkpoint() {
   storage::save_checkpoint(run_->checkpoint(step_), checkpoint);
   storage::update_latest(run_->root(), storage::checkpoint_name(step_));
   storage::prune_checkpoints(run_->root(), setup_.trainer.keep_checkpoints);
-  saved_step_ = step_;
 }
 
 void Trainer::restore() {
   if (setup_.checkpoint.empty() && storage::list_checkpoints(run_->root()).empty()) {
-    log_warning("this run was ended before its first checkpoint: it starts again at step 0");
+    if (is_first_rank()) log_warning("this run was ended before its first checkpoint: it starts again at step 0");
     if (!setup_.trainer.init_from.empty()) initialize_from(setup_.trainer.init_from);
     return;
   }

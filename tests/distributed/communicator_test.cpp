@@ -1,41 +1,23 @@
 #include "dalle/distributed/communicator.h"
 
 #include <ATen/ATen.h>
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <spawn.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
+#include <chrono>
 
 #include "dalle/core/error.h"
+#include "support/rank_processes.h"
 #include "support/tensor_matchers.h"
-
-extern char** environ;
 
 namespace dalle::distributed {
 namespace {
 
 using testing::bitwise_equal;
 
-using Variables = std::vector<std::pair<std::string, std::string>>;
-
-/// Sets environment variables and takes them back.
-class Environment {
- public:
-  explicit Environment(Variables values) : values_(std::move(values)) {
-    for (const auto& [name, value] : values_) ::setenv(name.c_str(), value.c_str(), 1);
-  }
-  ~Environment() {
-    for (const auto& [name, value] : values_) ::unsetenv(name.c_str());
-  }
-
- private:
-  Variables values_;
-};
+using testing::Environment;
+using testing::run_ranks;
+using testing::Variables;
 
 TEST(Communicator, OneProcessNeedsNoLauncher) {
   const auto alone = init(at::kCPU);
@@ -111,49 +93,64 @@ TEST(CommunicatorWorker, DISABLED_Collectives) {
   group->barrier();
 }
 
-/// A port of the loopback that was free a moment ago.
-int free_port() {
-  const int handle = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  EXPECT_EQ(::bind(handle, reinterpret_cast<sockaddr*>(&address), size), 0);
-  EXPECT_EQ(::getsockname(handle, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  ::close(handle);
-  return ntohs(address.sin_port);
+/// Operations that are waited for later, and in another order than they were begun in.
+TEST(CommunicatorWorker, DISABLED_Asynchronous) {
+  const auto group = init(at::kCPU, std::chrono::seconds(60));
+  const int rank = group->rank(), size = group->world_size();
+  const Tensor sum = at::arange(10, at::kFloat) + rank;
+  const Tensor whole = at::empty({2 * size, 3}, at::kLong);
+  const Tensor shares = at::arange(size * 4, at::kDouble).reshape({size * 2, 2}) * (rank + 1);
+  const Tensor share = at::empty({2, 2}, at::kDouble);
+  Pending reduced = group->start_all_reduce_sum(sum);
+  Pending gathered = group->start_all_gather(whole, at::full({2, 3}, rank, at::kLong));
+  Pending scattered = group->start_reduce_scatter_sum(share, shares);
+  scattered.wait();
+  gathered.wait();
+  reduced.wait();
+  reduced.wait();  // nothing more to wait for
+  const double ranks = size * (size - 1) / 2.0;
+  EXPECT_TRUE(bitwise_equal(sum, at::arange(10, at::kFloat) * size + ranks));
+  for (int r = 0; r < size; ++r) {
+    EXPECT_TRUE(bitwise_equal(whole.slice(0, 2 * r, 2 * r + 2), at::full({2, 3}, r, at::kLong)));
+  }
+  const Tensor expected = at::arange(size * 4, at::kDouble).reshape({size * 2, 2}) * (ranks + size);
+  EXPECT_TRUE(bitwise_equal(share, expected.slice(0, 2 * rank, 2 * rank + 2)));
+  EXPECT_THROW(group->start_all_reduce_sum(at::ones({2, 3}).t()), c10::ValueError);
+  EXPECT_THROW(group->start_all_gather(at::empty({size}), at::empty({2})), c10::ValueError);
 }
 
-pid_t start_worker(int rank, int size, int port) {
-  const Environment environment(Variables{{"RANK", std::to_string(rank)},
-                                          {"WORLD_SIZE", std::to_string(size)},
-                                          {"MASTER_ADDR", "127.0.0.1"},
-                                          {"MASTER_PORT", std::to_string(port)}});
-  const char* arguments[] = {"worker",
-                             "--gtest_filter=CommunicatorWorker.DISABLED_Collectives",
-                             "--gtest_also_run_disabled_tests",
-                             "--gtest_brief=1",
-                             "--gtest_output=",
-                             nullptr};
-  pid_t child = 0;
-  EXPECT_EQ(::posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
-  return child;
-}
-
-void run_workers(int size) {
-  const int port = free_port();
-  std::vector<pid_t> children;
-  for (int rank = 0; rank < size; ++rank) children.push_back(start_worker(rank, size, port));
-  for (int rank = 0; rank < size; ++rank) {
-    int status = -1;
-    ASSERT_EQ(::waitpid(children[static_cast<size_t>(rank)], &status, 0), children[static_cast<size_t>(rank)]);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "rank " << rank << " status " << status;
+/// Everything has a limit of two seconds but waiting for what one rank does alone.
+TEST(CommunicatorWorker, DISABLED_Patience) {
+  const auto group = init(at::kCPU, std::chrono::seconds(2));
+  for (int round = 0; round < 2; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    if (group->rank() == 1) ::sleep(3);
+    group->await(1);
+    EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(2500));
+    group->barrier();
   }
 }
 
-TEST(Communicator, TwoProcessesAgreeExactly) { run_workers(2); }
+TEST(Communicator, TwoProcessesAgreeExactly) { run_ranks(2, "CommunicatorWorker.DISABLED_Collectives"); }
 
-TEST(Communicator, ThreeProcessesAgreeExactly) { run_workers(3); }
+TEST(Communicator, ThreeProcessesAgreeExactly) { run_ranks(3, "CommunicatorWorker.DISABLED_Collectives"); }
+
+TEST(Communicator, OperationsMayBeWaitedForLater) {
+  run_ranks(2, "CommunicatorWorker.DISABLED_Asynchronous");
+  run_ranks(3, "CommunicatorWorker.DISABLED_Asynchronous");
+}
+
+TEST(Communicator, WaitingForOneRankHasNoTimeLimit) { run_ranks(2, "CommunicatorWorker.DISABLED_Patience"); }
+
+TEST(Communicator, AloneWhatIsBegunIsDoneAtOnce) {
+  const auto alone = make_singleton();
+  const Tensor x = at::arange(6).reshape({2, 3}), sum = x.clone(), whole = at::empty_like(x), part = at::empty_like(x);
+  alone->start_all_reduce_sum(sum).wait();
+  alone->start_all_gather(whole, x).wait();
+  alone->start_reduce_scatter_sum(part, x).wait();
+  alone->await(0);
+  for (const Tensor& result : {sum, whole, part}) EXPECT_TRUE(bitwise_equal(result, x));
+}
 
 }  // namespace
 }  // namespace dalle::distributed

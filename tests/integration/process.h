@@ -13,6 +13,7 @@
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "dalle/core/files.h"
@@ -32,6 +33,7 @@ struct Outcome {
 struct Launch {
   fs::path directory;           // working directory; empty: this process's
   uint64_t max_file_bytes = 0;  // 0: no limit; else writes beyond it fail with EFBIG, as on a full disk
+  std::vector<std::pair<std::string, std::string>> environment = {};  // added to this process's
 };
 
 /// Waits until `done()`; a test failure and false after two minutes.
@@ -59,8 +61,15 @@ class Process {
     std::vector<char*> argv{const_cast<char*>(program.c_str())};
     for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
+    std::vector<std::string> variables;
+    for (const auto& [name, value] : launch.environment) variables.push_back(name + "=" + value);
+    std::vector<char*> envp;
+    for (char** entry = environ; *entry != nullptr; ++entry) envp.push_back(*entry);
+    // Of two entries of a name the first is found.
+    for (auto& variable : variables) envp.insert(envp.begin(), variable.data());
+    envp.push_back(nullptr);
     pid_ = ::fork();
-    if (pid_ == 0) start(program, argv.data(), launch);
+    if (pid_ == 0) start(program, argv.data(), envp.data(), launch);
   }
   ~Process() {
     if (pid_ > 0) {
@@ -94,7 +103,7 @@ class Process {
 
  private:
   // In the child: nothing but system calls until exec.
-  [[noreturn]] void start(const std::string& program, char** argv, const Launch& launch) const {
+  [[noreturn]] void start(const std::string& program, char** argv, char** envp, const Launch& launch) const {
     const int out = ::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int err = ::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (out < 0 || err < 0 || ::dup2(out, STDOUT_FILENO) < 0 || ::dup2(err, STDERR_FILENO) < 0) ::_exit(126);
@@ -104,7 +113,7 @@ class Process {
       const rlimit limit{launch.max_file_bytes, launch.max_file_bytes};
       if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(126);
     }
-    ::execv(program.c_str(), argv);
+    ::execve(program.c_str(), argv, envp);
     ::_exit(127);
   }
 

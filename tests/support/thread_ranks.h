@@ -50,7 +50,7 @@ class ThreadRank : public distributed::Communicator {
     return all;
   }
   void barrier() override { meeting_.meet.arrive_and_wait(); }
-  void await(int /*root*/) { barrier(); }
+  void await(int /*root*/) override { barrier(); }
 
   int64_t calls = 0;  // collectives so far, and what this rank put into them
   int64_t reduced_elements = 0;

@@ -39,6 +39,7 @@ class ThreadRank : public distributed::Communicator {
   void all_reduce_sum(Tensor&) override { throw std::logic_error("the loop's, not the loss's"); }
   void broadcast(Tensor&, int) override { throw std::logic_error("the loop's, not the loss's"); }
   void barrier() override { meeting_.barrier.arrive_and_wait(); }
+  void await(int) override { throw std::logic_error("the loop's, not the loss's"); }
 
  private:
   Meeting& meeting_;

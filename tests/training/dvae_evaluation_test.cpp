@@ -28,7 +28,7 @@ struct Fixture {
     return to_unit_range(batch.images, at::kCPU);
   }
   std::map<std::string, double> evaluate(double temperature) const {
-    return by_name(evaluate_dvae(model, config, data, temperature));
+    return by_name(evaluate_dvae(model, config, data, temperature, *distributed::make_singleton()));
   }
   DvaeTraining config;
   models::Dvae model;

@@ -94,7 +94,8 @@ TEST(RunStage, ASignalGivesItsOwnExitCode) {
   watched.before_step = [](int64_t step) {
     if (step == 1) std::raise(SIGINT);
   };
-  EXPECT_EQ(run_task(watched, setup_of(config), call_for(scratch / "run")), cli::kStopped);
+  EXPECT_EQ(run_task(watched, setup_of(config), call_for(scratch / "run"), *distributed::make_singleton()),
+            cli::kStopped);
   EXPECT_THAT(read_file(scratch / "run/log.txt"), HasSubstr("stopped by a signal at step 2"));
   set_log_file("");
 }

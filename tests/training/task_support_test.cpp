@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "training/tiny_runs.h"
 
 namespace dalle::training {
@@ -33,12 +35,69 @@ TEST(TaskSupport, OpensValidationDataWhereThereAreSome) {
 }
 
 TEST(TaskSupport, LoaderOptionsCarryTheSeedAndThePosition) {
-  const auto options = loader_options({.seed = 12}, 32, 4, 96);
+  const auto options = loader_options({.seed = 12}, 32, 4, 96, *distributed::make_singleton());
+  EXPECT_EQ(options.rank, 0);
+  EXPECT_EQ(options.world_size, 1);
   EXPECT_EQ(options.seed, 12U);
   EXPECT_EQ(options.image_size, 32);
   EXPECT_EQ(options.batch_size, 4);
   EXPECT_EQ(options.start_position, 96);
   EXPECT_TRUE(options.shuffle);
+}
+
+/// Where it stands, and nothing else.
+class Place : public distributed::Communicator {
+ public:
+  Place(int rank, int world_size) : rank_(rank), world_size_(world_size) {}
+  int rank() const override { return rank_; }
+  int world_size() const override { return world_size_; }
+  void all_reduce_sum(Tensor&) override { throw std::logic_error("not asked for"); }
+  void broadcast(Tensor&, int) override { throw std::logic_error("not asked for"); }
+  Tensor all_gather(const Tensor&) override { throw std::logic_error("not asked for"); }
+  void barrier() override { throw std::logic_error("not asked for"); }
+  void await(int) override { throw std::logic_error("not asked for"); }
+
+ private:
+  int rank_, world_size_;
+};
+
+TEST(TaskSupport, AMicroBatchIsWhatOneRankSeesAtATime) {
+  const auto options = loader_options({}, 32, 4, 96, Place(2, 3));
+  EXPECT_EQ(options.batch_size, 12);
+  EXPECT_EQ(options.rank, 2);
+  EXPECT_EQ(options.world_size, 3);
+}
+
+TEST(TaskSupport, RanksShareOutBatchesOfEvaluation) {
+  for (const int ranks : {1, 2, 3, 7}) {
+    for (const int64_t count : {0, 1, 8, 21}) {
+      std::vector<int> times(static_cast<size_t>(count), 0);
+      for (int rank = 0; rank < ranks; ++rank) {
+        for (const auto& [first, size] : own_batches(count, 4, Place(rank, ranks))) {
+          EXPECT_EQ(first % 4, 0) << "the batches of one process";
+          EXPECT_EQ(first / 4 % ranks, rank);
+          EXPECT_LE(size, 4);
+          for (int64_t i = first; i < first + size; ++i) ++times.at(static_cast<size_t>(i));
+        }
+      }
+      EXPECT_EQ(times, std::vector<int>(static_cast<size_t>(count), 1)) << ranks << " ranks";
+    }
+  }
+}
+
+struct Captions {
+  std::vector<std::vector<std::string>> all;
+  int64_t size() const { return static_cast<int64_t>(all.size()); }
+  std::vector<std::string> captions(int64_t index) const { return all.at(static_cast<size_t>(index)); }
+};
+
+TEST(TaskSupport, ADataPlanTellsDataSetsApart) {
+  const Captions some{{{"a cat", "a pet"}, {"a dog"}, {"a bird"}}};
+  EXPECT_THAT(plan_of(some), HasSubstr("3 samples, captions "));
+  EXPECT_EQ(plan_of(some), plan_of(Captions{some}));
+  EXPECT_NE(plan_of(some), plan_of(Captions{{{"a cat", "a pet"}, {"a dog"}, {"a fish"}}}));
+  EXPECT_NE(plan_of(some), plan_of(Captions{{{"a cat"}, {"a dog"}, {"a bird"}}}));
+  EXPECT_NE(plan_of(some), plan_of(Captions{{{"a dog"}, {"a cat", "a pet"}, {"a bird"}}}));
 }
 
 TEST(TaskSupport, BytesBecomeNumbersFrom0To1) {

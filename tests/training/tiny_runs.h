@@ -227,9 +227,12 @@ class WatchedTask : public TrainingTask {
     return task_.prepare(std::move(batch), context);
   }
   std::vector<double> counts(const PreparedBatch& batch) const override { return task_.counts(batch); }
-  void after_update(distributed::Communicator& communicator, const Tensor& skip) override {
-    task_.after_update(communicator, skip);
+  void after_update(const Tensor& skip) override { task_.after_update(skip); }
+  void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) override {
+    task_.begin_step(batches, context);
   }
+  void join(distributed::Communicator& ranks) override { task_.join(ranks); }
+  std::string data_plan() const override { return task_.data_plan(); }
   Metrics batch_values() override { return task_.batch_values(); }
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }

@@ -275,7 +275,8 @@ template <class Config>
 std::string refusal(const Config& config, const fs::path& root) {
   TaskOf<Config> task(config, at::kCPU);
   const cli::Invocation call{.command = "train", .config_name = "tiny", .run_dir = root, .resolved_config = "x"};
-  const std::string message = message_of<ConfigError>([&] { run_task(task, setup_of(config), call); });
+  const std::string message =
+      message_of<ConfigError>([&] { run_task(task, setup_of(config), call, *distributed::make_singleton()); });
   EXPECT_FALSE(fs::exists(root)) << "nothing is written before the config is known to be good";
   return message;
 }

@@ -16,6 +16,9 @@ void log_error(std::string_view message);
 /// Lowest level shown on the console (stderr). The log file takes all levels.
 void set_console_level(LogLevel level);
 
+/// Put before every later line of the console: "[rank 3] ".
+void set_console_prefix(std::string_view prefix);
+
 /// Appends all later lines, with time stamps, to `path`; an empty path closes the file. Throws FileError.
 void set_log_file(const std::filesystem::path& path);
 

@@ -8,7 +8,8 @@ namespace dalle {
 /// Catches SIGTERM and SIGINT while it lives and puts the former handlers back afterwards. One at a time.
 class StopSignals {
  public:
-  StopSignals();
+  /// Without `announces` a signal is caught in silence: one rank speaks for all.
+  explicit StopSignals(bool announces = true);
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;

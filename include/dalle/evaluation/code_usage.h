@@ -18,6 +18,8 @@ class CodeUsage {
   /// exp of the entropy of the code histogram: 1 for one code, vocab_size for uniform use.
   double perplexity() const;
   int64_t total() const;
+  /// i64 [V], for adding up what several ranks saw.
+  Tensor& counts() { return counts_; }
 
  private:
   Tensor counts_;  // i64 [V]

@@ -64,6 +64,8 @@ class Module {
   /// Number of scalars over all parameters.
   int64_t num_parameters() const;
 
+  /// Type of the master weights instead of f32; to be called before materialize().
+  void set_parameter_type(at::ScalarType type);
   /// Allocates every parameter that is still on the meta device. Values are undefined until initialize() or load.
   void materialize(at::Device device);
   /// Fills every parameter by its Init; each from its own stream (seed, kInit, hash of its full name), so the values do

@@ -8,7 +8,7 @@
 #include "dalle/text/text_tokenizer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/contrastive_step.h"
-#include "dalle/training/task.h"
+#include "dalle/training/task_support.h"
 
 namespace dalle::training {
 
@@ -20,16 +20,16 @@ class ClipTask : public TrainingTask {
   layers::Module& module() override { return model_; }
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
+  std::string data_plan() const override { return plan_of(dataset_); }
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   /// Of more than one micro-batch: makes their features without gradients, for gradient caching.
-  void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context,
-                  distributed::Communicator& communicator) override;
+  void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
   /// Keeps logit_scale within [0, ln 100] (Radford et al. 2021, 2.5), so that its gradient never vanishes at the end.
-  void after_update(distributed::Communicator& communicator, const Tensor& skip) override;
+  void after_update(const Tensor& skip) override;
   Metrics schedule_values(int64_t) const override { return {}; }
   /// Retrieval among 100 training pairs and among the validation pairs.
   Metrics evaluate(int64_t step) override;
@@ -40,6 +40,7 @@ class ClipTask : public TrainingTask {
   std::string tokenizer_bytes() const override { return tokenizer_.model_bytes(); }
 
  private:
+  /// Retrieval among the first `count` pairs, whose features the ranks make together.
   void add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix, Metrics& metrics) const;
 
   ClipTraining config_;
@@ -50,8 +51,6 @@ class ClipTask : public TrainingTask {
   std::optional<models::Loaded<models::Dvae>> dvae_;
   models::Clip model_;
   // Of the step that is being computed.
-  std::unique_ptr<distributed::Communicator> alone_ = distributed::make_singleton();
-  distributed::Communicator* communicator_ = alone_.get();
   std::optional<ContrastiveStep> cached_;
   size_t next_micro_batch_ = 0;
   size_t num_micro_batches_ = 1;

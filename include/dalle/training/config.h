@@ -43,13 +43,21 @@ struct TrainerConfig {
   std::vector<std::string> freeze;
   HealthConfig health;
 
-  int64_t micro_size() const { return micro_batch_size > 0 ? micro_batch_size : batch_size; }
+  /// Samples of one pass on each of `world_size` ranks.
+  int64_t micro_size(int64_t world_size = 1) const {
+    return micro_batch_size > 0 ? micro_batch_size : batch_size / world_size;
+  }
+  /// Throws ConfigError where batch_size can't be shared out evenly among so many ranks.
+  void require_shares(int64_t world_size) const;
 
   static void visit_fields(auto& self, auto&& field) {
     field("num_steps", self.num_steps, "optimizer updates in all", {.min = 0, .unit = "steps", .changeable = true});
     field("batch_size", self.batch_size, "samples of one update, over all ranks and micro-batches", {.min = 1});
-    field("micro_batch_size", self.micro_batch_size,
-          "samples of one forward and backward pass; 0 = batch_size; must divide it", {.min = 0});
+    field(
+        "micro_batch_size", self.micro_batch_size,
+        "samples of one forward and backward pass on one rank; 0 = batch_size / ranks; times the ranks it must divide "
+        "batch_size",
+        {.min = 0});
     field("seed", self.seed, "seed of everything random", {.min = 0});
     field("clip_norm", self.clip_norm, "gradients are scaled down to this global norm; 0 = never",
           {.min = 0, .changeable = true});

@@ -19,9 +19,10 @@
 
 namespace dalle::training {
 
-/// Over all held-out pictures that the config names. Needs the weights in place and no gradients.
+/// Over all held-out pictures that the config names, shared out among `ranks`; the same on all of them. Needs the weights
+/// in place and no gradients.
 Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
-                      double temperature);
+                      double temperature, distributed::Communicator& ranks);
 
 /// The first pictures of `shown`: original, and what each kind of code makes of it.
 Sheet reconstruction_sheet(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& shown,

@@ -23,11 +23,12 @@ class DvaeTask : public TrainingTask {
   layers::Module& module() override { return model_; }
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
+  std::string data_plan() const override;
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
-  void after_update(distributed::Communicator& communicator, const Tensor& skip) override;
+  void after_update(const Tensor& skip) override;
   Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
   Metrics evaluate(int64_t step) override;

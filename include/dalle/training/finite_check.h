@@ -34,6 +34,8 @@ struct SkippedUpdate {
   /// Loss parts and parameters that are not finite, and the batch's keys: of the micro-batches with a bad loss, or of all
   /// where each loss is finite. Waits for the device.
   std::string report() const;
+  /// Whether the loss of a micro-batch of this rank is one of those that are not finite. Waits for the device.
+  bool has_bad_micro_batch() const;
 };
 
 class FiniteCheck {

@@ -15,6 +15,9 @@ class PriorLosses {
   /// made for a few samples at a time, so memory does not grow with the vocabulary times the batch.
   void add(const models::Prior& model, const Tensor& caption_BT, const Tensor& codes_BI);
 
+  /// Takes in what the other ranks added; image_context positions, in case this one added nothing.
+  void add_ranks(distributed::Communicator& ranks, int64_t image_context);
+
   /// Nats per token, names after `prefix`: "image_loss"; "text_loss" over pieces alone; where the model has targets for
   /// pads also "text_loss_with_pads" over all text slots and "pad_loss" over pads alone; and "loss", weighted as in
   /// training.

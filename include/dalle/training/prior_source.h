@@ -19,6 +19,8 @@ class PriorSource {
   PriorSource(const std::vector<data::SourceConfig>& sources, const std::vector<std::filesystem::path>& tokens);
 
   int64_t size() const;
+  /// As plan_of().
+  std::string plan() const;
   /// What stored tokens are; null where the source holds pictures.
   const storage::TokenShardInfo* token_info() const;
   /// Throws ConfigError where stored tokens are not those of the dVAE with this identity.

@@ -24,6 +24,9 @@ class RunDirectory {
   /// An existing run, to be resumed. Throws ConfigError where there is none or another process is in it.
   static RunDirectory open(const std::filesystem::path& root, RunFolders folders = RunFolders::kTraining);
 
+  /// The directory that rank 0 has made or opened, for ranks that only read in it: no lock.
+  static RunDirectory of_first_rank(const std::filesystem::path& root) { return RunDirectory(root, /*lock=*/-1); }
+
   RunDirectory(RunDirectory&& other) noexcept;
   RunDirectory& operator=(RunDirectory&& other) noexcept;
   /// Gives the lock back.

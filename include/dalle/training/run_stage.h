@@ -12,14 +12,26 @@ void check_dvae(const DvaeTraining& config, const cli::Invocation& call);
 void check_clip(const ClipTraining& config, const cli::Invocation& call);
 void check_prior(const PriorTraining& config, const cli::Invocation& call);
 
-/// Creates or opens the run directory, logs what will be done, trains, and returns the exit code.
-int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call);
+/// The ranks of this run, and where this one computes.
+struct Ranks {
+  std::unique_ptr<distributed::Communicator> communicator;
+  at::Device device;
+};
+
+/// Joins the ranks that a launcher has started. All but the first keep quiet on the console but for warnings and errors,
+/// which name their rank.
+Ranks join_ranks(const cli::Invocation& call);
+
+/// Makes sure that all ranks do the same, creates or opens the run directory, logs what will be done, trains, and returns
+/// the exit code.
+int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,
+             distributed::Communicator& communicator);
 
 /// The whole of a train-* command's run.
 template <class Task, class Config>
 int run_stage(const Config& config, const cli::Invocation& call) {
-  set_num_threads(call.threads);
-  Task task(config, select_device(call.device));
+  const Ranks ranks = join_ranks(call);
+  Task task(config, ranks.device);
   return run_task(task,
                   {.trainer = config.trainer,
                    .optimizer = config.optimizer,
@@ -27,7 +39,7 @@ int run_stage(const Config& config, const cli::Invocation& call) {
                    .resolved_config = call.resolved_config,
                    .resume = call.resume,
                    .checkpoint = call.checkpoint},
-                  call);
+                  call, *ranks.communicator);
 }
 
 }  // namespace dalle::training

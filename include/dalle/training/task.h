@@ -61,7 +61,12 @@ class TrainingTask {
   virtual std::string model_config_yaml() const = 0;
   virtual at::Device device() const = 0;
 
-  /// Opens the training data from a global sample position on.
+  /// The ranks that train together; until the loop gives them, this process alone. They must outlive the task's work.
+  virtual void join(distributed::Communicator& ranks) { ranks_ = &ranks; }
+  /// How many samples there are, and a hash by which ranks notice that they read different ones.
+  virtual std::string data_plan() const { return ""; }
+
+  /// Opens this rank's share of the training data, micro_batch_size samples at a time, from a global sample position on.
   virtual std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;
   virtual PreparedBatch prepare(data::Batch batch, const StepContext& context) = 0;
   /// What losses divide by, counted over one micro-batch: summed over the global batch before any backward. Must not wait
@@ -69,24 +74,25 @@ class TrainingTask {
   virtual std::vector<double> counts(const PreparedBatch& batch) const = 0;
   /// Before a step's first training_step(), with all its micro-batches in their order: for losses that compare samples
   /// of the whole global batch.
-  virtual void begin_step(const std::vector<PreparedBatch>& /*batches*/, const StepContext& /*context*/,
-                          distributed::Communicator& /*communicator*/) {}
+  virtual void begin_step(const std::vector<PreparedBatch>& /*batches*/, const StepContext& /*context*/) {}
   virtual StepOutput training_step(const PreparedBatch& batch, const StepContext& context) = 0;
   /// After each update of the weights and before it is averaged: moves what no gradient moves (a codebook), unless `skip`,
   /// an f32 scalar on the task's device that the host has not read, is 1: then the update was skipped.
-  virtual void after_update(distributed::Communicator& /*communicator*/, const Tensor& /*skip*/) {}
-  /// Values of the last step's whole batch that are not sums over its parts; asked for after steps with is_logged.
+  virtual void after_update(const Tensor& /*skip*/) {}
+  /// Values of the last step's whole batch that are not sums over its parts; asked for after steps with is_logged, on
+  /// every rank.
   virtual Metrics batch_values() { return {}; }
   /// Values that the schedules of this stage have at `step`, for the log (temperature, kl weight).
   virtual Metrics schedule_values(int64_t step) const = 0;
 
-  /// Over the validation data; empty without any. Runs with the averaged weights in place.
+  /// Over the validation data, shared out among the ranks; empty without any, and the same on every rank. Runs with the
+  /// averaged weights in place.
   virtual Metrics evaluate(int64_t step) = 0;
   /// Pictures of what the last evaluate() found, for samples/.
   virtual std::vector<Sheet> validation_sheets(int64_t /*step*/) { return {}; }
   /// Whether preview() is asked for at every validation too, not only every trainer.preview_interval_steps.
   virtual bool previews_with_validation() const { return false; }
-  /// Pictures for samples/. Runs with the averaged weights in place.
+  /// Pictures for samples/, on rank 0 alone. Runs with the averaged weights in place.
   virtual std::vector<Sheet> preview(int64_t step) = 0;
   /// Exactly what the model sees: the first batch, with token pieces where there is text.
   virtual Sheet input_sheet(const PreparedBatch& batch) = 0;
@@ -100,6 +106,13 @@ class TrainingTask {
   virtual std::string tokenizer_bytes() const { return ""; }
   /// Numbers of this stage that should stay within a range, and what to do where they do not.
   virtual std::vector<HealthRule> health_rules() const { return {}; }
+
+ protected:
+  distributed::Communicator& ranks() const { return *ranks_; }
+
+ private:
+  std::unique_ptr<distributed::Communicator> alone_ = distributed::make_singleton();
+  distributed::Communicator* ranks_ = alone_.get();
 };
 
 }  // namespace dalle::training

@@ -11,6 +11,7 @@
 
 #include "dalle/cli/status_line.h"
 #include "dalle/distributed/communicator.h"
+#include "dalle/distributed/gradient_reducer.h"
 #include "dalle/layers/checkpoint_runner.h"
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/ema.h"
@@ -40,12 +41,13 @@ struct TrainerSetup {
 
 class Trainer {
  public:
-  /// Materialises and initialises the task's model, from trainer.init_from where that is set. Throws ConfigError before
-  /// anything is written.
+  /// Materialises and initialises the task's model, from trainer.init_from where that is set, and joins the task to the
+  /// ranks of `communicator`. Throws ConfigError before anything is written.
   Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicator& communicator);
   ~Trainer();
 
-  /// Trains to num_steps. Returns true when done, false when a signal stopped the run after saving.
+  /// Trains to num_steps. Returns true when done, false when a signal, to this rank or another, stopped the run after
+  /// saving. Only rank 0 writes into the directory.
   /// Throws Error when the numbers fail (after saving), the data are too bad or a file can't be written.
   bool run(RunDirectory& directory);
 
@@ -56,11 +58,17 @@ class Trainer {
   void restore();
   void initialize_from(const std::filesystem::path& given);
   std::vector<PreparedBatch> next_batches();
-  /// Counts captions, and those that were cut because they are longer than the model's text context.
-  void count_captions(const data::Batch& batch);
   void train_step();
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
-  void reduce_gradients();
+  bool is_first_rank() const { return communicator_.rank() == 0; }
+  /// Sums over ranks what a step must know before its backward passes: what losses divide by (into `context`), captions
+  /// and bad samples so far, and whether a signal has come to any rank.
+  void agree_on_step(const std::vector<PreparedBatch>& batches, StepContext& context);
+  bool must_stop() const;
+  /// The losses of step_metrics_, summed over ranks.
+  void reduce_losses();
+  /// Throws Error, naming a rank, where weights, averages, moments or the step are not the same on all ranks.
+  void require_same_state();
   UpdateNumbers update_numbers(const std::vector<PreparedBatch>& batches, optim::GradientNorms gradients) const;
   /// Counts and reports every skipped update before step_. To be called before anything that shows or saves the counts.
   void settle_updates();
@@ -80,7 +88,9 @@ class Trainer {
   void validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
+  /// On all ranks; rank 0 writes, once all are known to hold the same.
   void write_checkpoint();
+  void write_checkpoint_files();
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
   /// Whether the step that ends with `step` updates done is logged.
   bool is_logged(int64_t step) const;
@@ -93,8 +103,9 @@ class Trainer {
   optim::AdamW optimizer_;
   LearningRate learning_rate_;
   std::optional<optim::Ema> ema_;
+  std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks
   std::unique_ptr<data::BatchStream> loader_;
-  std::unique_ptr<TensorBoardWriter> tensorboard_;
+  std::unique_ptr<TensorBoardWriter> tensorboard_;  // this and the next two: rank 0 alone
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<cli::StatusLine> status_;
   layers::CheckpointRunner checkpoint_runner_;
@@ -109,8 +120,10 @@ class Trainer {
   FiniteCheck finite_check_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
-  int64_t num_captions_ = 0;            // read since the start of the run
+  bool stop_agreed_ = false;            // a signal has come to some rank
+  int64_t num_captions_ = 0;            // read since the start of the run, by all ranks
   int64_t num_truncated_captions_ = 0;  // of them
+  int64_t num_bad_samples_ = 0;         // since this process started, of all ranks
 };
 
 }  // namespace dalle::training
