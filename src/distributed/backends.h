@@ -2,19 +2,14 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
 #include <memory>
-#include <string>
 
 #include "dalle/distributed/communicator.h"
+#include "dalle/distributed/launch_environment.h"
 
 namespace dalle::distributed {
 
-struct Launch {
-  int rank = 0;
-  int world_size = 1;
-  std::string address;
-  uint16_t port = 0;
+struct Launch : LaunchEnvironment {
   std::chrono::milliseconds timeout{};
 };
 

@@ -2,12 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Logging.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <thread>
 
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "dalle/core/error.h"
 #include "dalle/core/str.h"
 
 namespace dalle::distributed {
@@ -31,15 +35,43 @@ void check_parts(const Tensor& part, const Tensor& whole, int64_t world_size) {
                     whole.sizes());
 }
 
+std::string arrival_key(int rank) { return str("arrived/", rank); }
+
+/// Returns once every rank has come to the store.
+void meet(c10d::Store& store, const Launch& launch) {
+  const std::string own = str(launch.world_size), first = store.compareSet("world_size", "", own);
+  if (first != own) {
+    throw ConfigError(Problem{str("rank ", launch.rank), str("a world size of ", first, ", as other ranks have"), own,
+                              "start every rank with the same number of ranks"});
+  }
+  store.set(arrival_key(launch.rank), "here");
+  const auto end = std::chrono::steady_clock::now() + launch.timeout;
+  for (int rank = 0; rank < launch.world_size; ++rank) {
+    while (!store.check({arrival_key(rank)})) {
+      if (std::chrono::steady_clock::now() > end) {
+        throw Error(
+            Problem{str("rank ", launch.rank), str(launch.world_size, " ranks to come"), str("no sign of rank ", rank),
+                    str("look at that rank's messages, and whether it can reach ", launch.address, ":", launch.port)});
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+}
+
 }  // namespace
 
 Store make_store(const Launch& launch) {
+  // c10d prints its own warnings, with a trace, for what is thrown and reported here anyway.
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
   c10d::TCPStoreOptions options;
   options.port = launch.port;
-  options.isServer = launch.rank == 0;
-  options.numWorkers = static_cast<size_t>(launch.world_size);
+  options.isServer = launch.rank == 0 && !launch.store_is_served;
+  options.waitWorkers = false;
   options.timeout = launch.timeout;
-  return c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+  Store store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+  if (!launch.key_prefix.empty()) store = c10::make_intrusive<c10d::PrefixStore>(launch.key_prefix, store);
+  meet(*store, launch);
+  return store;
 }
 
 // Collectives want dense rows: another layout goes through a copy, so ranks may differ in it.

@@ -1,7 +1,12 @@
 #include "dalle/training/run_stage.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <optional>
+#include <thread>
 
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
@@ -9,6 +14,8 @@
 #include "dalle/core/str.h"
 #include "dalle/data/token_dataset.h"
 #include "dalle/distributed/agreement.h"
+#include "dalle/distributed/launch_environment.h"
+#include "dalle/distributed/self_test.h"
 #include "dalle/models/load.h"
 #include "dalle/models/summary.h"
 #include "dalle/optim/parameter_groups.h"
@@ -61,6 +68,29 @@ RunDirectory open_directory(const cli::Invocation& call) {
   return run;
 }
 
+/// Threads of a rank where nobody has said: its share of the cores, if ranks share a machine. 0: the library's default.
+int threads_of_rank(const distributed::LaunchEnvironment& environment) {
+  const bool is_said = std::getenv("OMP_NUM_THREADS") != nullptr;
+  if (is_said || environment.local_size.value_or(1) == 1) return 0;
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());  // that this process may use
+  const bool binds =
+      environment.launcher == distributed::Launcher::kSlurm || environment.launcher == distributed::Launcher::kOpenMpi;
+  if (binds && cores < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN))) return 0;  // has its cores already
+  return std::max(1, cores / *environment.local_size);
+}
+
+/// Each rank of a machine takes the GPU of its number, unless --device names one or none.
+std::string device_of_rank(const std::string& name, const distributed::LaunchEnvironment& environment) {
+  if (environment.world_size == 1 || (name != "auto" && name != "cuda")) return name;
+  const at::Device first = select_device(name);
+  if (first.is_cpu()) return "cpu";
+  if (!environment.local_rank) {
+    throw ConfigError(Problem{"environment variable LOCAL_RANK", "the rank's number on its machine, to choose its GPU",
+                              "nothing", "set it, or say --device cuda:INDEX for each rank"});
+  }
+  return str("cuda:", *environment.local_rank);
+}
+
 }  // namespace
 
 void check_dvae(const DvaeTraining& config, const cli::Invocation& call) {
@@ -97,8 +127,9 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
 }
 
 Ranks join_ranks(const cli::Invocation& call) {
-  set_num_threads(call.threads);
-  const at::Device device = select_device(call.device);
+  const auto environment = distributed::read_launch_environment();
+  set_num_threads(call.threads > 0 ? call.threads : threads_of_rank(environment));
+  const at::Device device = select_device(device_of_rank(call.device, environment));
   Ranks ranks{distributed::init(device), device};
   if (const int rank = ranks.communicator->rank(); rank > 0) {
     set_console_prefix(str("[rank ", rank, "] "));
@@ -110,6 +141,7 @@ Ranks join_ranks(const cli::Invocation& call) {
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,
              distributed::Communicator& communicator) {
   require_same_run(communicator, call.resolved_config, task.data_plan());
+  for (const auto& line : distributed::self_test(communicator, task.device())) log_info(line);
   if (const TrainingCost cost = task.cost(); cost.flops_per_sample > 0) {
     setup.matrix_speed = measure_matrix_speed(task.device(), cost.dtype);
   }
