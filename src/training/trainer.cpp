@@ -46,6 +46,7 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
     : setup_(std::move(setup)),
       task_(task),
       communicator_(communicator),
+      membership_(task, communicator),
       parameters_(ready_parameters(setup_, task)),
       optimizer_(parameters_, setup_.optimizer),
       learning_rate_(setup_.learning_rate),
@@ -53,7 +54,6 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       finite_check_(setup_.finite_check_delay.value_or(FiniteCheck::default_delay(task.device()))) {
   const auto& trainer = setup_.trainer;
   trainer.require_shares(communicator.world_size());
-  task.join(communicator);
   if (learning_rate_.watches_validation() && trainer.validation_interval_steps == 0) {
     throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
                               "0", "set it, or learning_rate.plateau.patience_steps: 0"});

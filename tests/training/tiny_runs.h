@@ -232,6 +232,7 @@ class WatchedTask : public TrainingTask {
     task_.begin_step(batches, context);
   }
   void join(distributed::Communicator& ranks) override { task_.join(ranks); }
+  void leave() override { task_.leave(); }
   std::string data_plan() const override { return task_.data_plan(); }
   Metrics batch_values() override { return task_.batch_values(); }
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }

@@ -61,8 +61,9 @@ class TrainingTask {
   virtual std::string model_config_yaml() const = 0;
   virtual at::Device device() const = 0;
 
-  /// The ranks that train together; until the loop gives them, this process alone. They must outlive the task's work.
+  /// The ranks that train together, until leave(); before and after, this process alone. See Membership.
   virtual void join(distributed::Communicator& ranks) { ranks_ = &ranks; }
+  virtual void leave() { ranks_ = alone_.get(); }
   /// How many samples there are, and a hash by which ranks notice that they read different ones.
   virtual std::string data_plan() const { return ""; }
 
@@ -113,6 +114,18 @@ class TrainingTask {
  private:
   std::unique_ptr<distributed::Communicator> alone_ = distributed::make_singleton();
   distributed::Communicator* ranks_ = alone_.get();
+};
+
+/// A task among ranks for as long as this lives; both must outlive it.
+class Membership {
+ public:
+  Membership(TrainingTask& task, distributed::Communicator& ranks) : task_(task) { task_.join(ranks); }
+  ~Membership() { task_.leave(); }
+  Membership(const Membership&) = delete;
+  Membership& operator=(const Membership&) = delete;
+
+ private:
+  TrainingTask& task_;
 };
 
 }  // namespace dalle::training

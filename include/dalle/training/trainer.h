@@ -99,6 +99,7 @@ class Trainer {
   TrainingTask& task_;
   RunDirectory* run_ = nullptr;
   distributed::Communicator& communicator_;
+  const Membership membership_;
   std::vector<layers::NamedParameter> parameters_;
   optim::AdamW optimizer_;
   LearningRate learning_rate_;
