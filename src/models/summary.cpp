@@ -99,8 +99,8 @@ Summary summarize(const Clip& model) {
   return summary;
 }
 
-double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
-                        bool activation_checkpointing) {
+ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
+                                 bool activation_checkpointing) {
   const auto number = [](int64_t value) { return static_cast<double>(value); };
   const double d = number(config.dim), ratio = number(config.mlp_ratio), layers = number(config.num_layers);
   const double bytes = number(static_cast<int64_t>(c10::elementSize(compute.dtype)));
@@ -113,7 +113,7 @@ double activation_bytes(const PriorConfig& config, const PriorCompute& compute, 
   const double block = slots * d * (8 + bytes * (6 + 2 * ratio) + options);
   const double casts = bytes < 4 ? (4 + 2 * ratio) * d * d * bytes : 0;          // weights in the compute type
   const double again = slots * d * (4 + bytes * (1 + 2 * ratio) + options / 2);  // one MLP, computed again
-  const double kept = activation_checkpointing ? layers * slots * d * 8 + again + casts : layers * (block + casts);
+  const double kept = activation_checkpointing ? layers * slots * d * 8 + again : layers * block;
   const double gradients = slots * d * (4 + bytes * (1 + ratio));  // of the block at work
   // At a head: some rows of logits at a time and their gradient; hidden states in the head's type and their gradient; its
   // weights cast and in the products' order twice, and their gradient in f32. The text head's gradients wait for the
@@ -128,7 +128,12 @@ double activation_bytes(const PriorConfig& config, const PriorCompute& compute, 
   const double text_waiting = (number(text_rows) * head_bytes + number(config.text_targets()) * 4) * d;
   const double heads = std::max(head(text_rows, config.text_targets()),
                                 text_waiting + head(micro_batch * config.image_context(), config.image_vocab_size));
-  return kept + std::max(gradients, heads);
+  return {kept, activation_checkpointing ? casts : layers * casts, gradients, heads};
+}
+
+double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
+                        bool activation_checkpointing) {
+  return activation_parts(config, compute, micro_batch, activation_checkpointing).peak();
 }
 
 std::string describe(const Summary& summary, int64_t batch_size) {

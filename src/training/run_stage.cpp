@@ -35,29 +35,6 @@ void print_check(const cli::Invocation& call, const Model& model, const Config& 
             << "\n";
 }
 
-/// What a prior's config leaves to the tokenizer, the token set or the dVAE.
-models::PriorConfig prior_with_sizes(const PriorTraining& config) {
-  models::PriorConfig model = config.model;
-  if (model.text_vocab_size == 0) {
-    model.text_vocab_size = text::Tokenizer::load(tokenizer_file(config.tokenizer)).vocab_size();
-  } else {
-    note_missing("tokenizer", config.tokenizer);
-  }
-  if (model.grid_size > 0 && model.image_vocab_size > 0) {
-    note_missing("dvae", config.dvae);
-    for (const auto& folder : config.data.tokens) note_missing("data.tokens", folder);
-  } else if (!config.data.tokens.empty()) {
-    const data::TokenDataset tokens(config.data.tokens);
-    model.grid_size = tokens.info().grid_size;
-    model.image_vocab_size = tokens.info().vocab_size;
-  } else {
-    const auto dvae = models::load_dvae(config.dvae, {});
-    model.grid_size = dvae.model->config().grid_size();
-    model.image_vocab_size = dvae.model->config().vocab_size;
-  }
-  return model;
-}
-
 RunDirectory open_directory(const cli::Invocation& call) {
   if (!call.resume) {
     const auto path = call.run_dir.empty() ? RunDirectory::default_path(call.config_name) : call.run_dir;
@@ -92,6 +69,28 @@ std::string device_of_rank(const std::string& name, const distributed::LaunchEnv
 }
 
 }  // namespace
+
+models::PriorConfig prior_with_sizes(const PriorTraining& config) {
+  models::PriorConfig model = config.model;
+  if (model.text_vocab_size == 0) {
+    model.text_vocab_size = text::Tokenizer::load(tokenizer_file(config.tokenizer)).vocab_size();
+  } else {
+    note_missing("tokenizer", config.tokenizer);
+  }
+  if (model.grid_size > 0 && model.image_vocab_size > 0) {
+    note_missing("dvae", config.dvae);
+    for (const auto& folder : config.data.tokens) note_missing("data.tokens", folder);
+  } else if (!config.data.tokens.empty()) {
+    const data::TokenDataset tokens(config.data.tokens);
+    model.grid_size = tokens.info().grid_size;
+    model.image_vocab_size = tokens.info().vocab_size;
+  } else {
+    const auto dvae = models::load_dvae(config.dvae, {});
+    model.grid_size = dvae.model->config().grid_size();
+    model.image_vocab_size = dvae.model->config().vocab_size;
+  }
+  return model;
+}
 
 void check_dvae(const DvaeTraining& config, const cli::Invocation& call) {
   note_missing_sources(config.data);

@@ -23,6 +23,19 @@ Summary summarize(const Dvae& model);
 Summary summarize(const Prior& model);
 Summary summarize(const Clip& model);
 
+/// Parts of activation_bytes().
+struct ActivationBytes {
+  double blocks = 0;           // what residual blocks keep for the backward pass
+  double weight_casts = 0;     // weights of residual blocks in the compute type
+  double block_gradients = 0;  // of the block at work
+  double heads = 0;            // logits and what goes with them: not at the same time as block_gradients
+
+  bool heads_are_the_peak() const { return heads > block_gradients; }
+  double peak() const { return blocks + weight_casts + (heads_are_the_peak() ? heads : block_gradients); }
+};
+ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
+                                 bool activation_checkpointing);
+
 /// Estimated peak of tensor bytes that a forward and backward pass over `micro_batch` samples takes on top of the training
 /// state: what is kept for the backward pass, weights in the compute type, logits. Holds to about a quarter
 /// (SummaryMemory.*); activations outweigh the rest in all but tiny models.

@@ -12,6 +12,10 @@ void check_dvae(const DvaeTraining& config, const cli::Invocation& call);
 void check_clip(const ClipTraining& config, const cli::Invocation& call);
 void check_prior(const PriorTraining& config, const cli::Invocation& call);
 
+/// The model with what its config leaves to the tokenizer, the token set or the dVAE. A missing file that nothing is taken
+/// from is only noted.
+models::PriorConfig prior_with_sizes(const PriorTraining& config);
+
 /// The ranks of this run, and where this one computes.
 struct Ranks {
   std::unique_ptr<distributed::Communicator> communicator;

@@ -1,0 +1,210 @@
+#include "dalle/training/plan.h"
+
+#include <c10/core/ScalarType.h>
+
+#include <algorithm>
+
+#include "dalle/core/error.h"
+#include "dalle/core/str.h"
+#include "dalle/models/summary.h"
+#include "dalle/optim/parameter_groups.h"
+
+namespace dalle::training {
+namespace {
+
+double number(int64_t value) { return static_cast<double>(value); }
+
+/// Numbers of width dim that a layer's training step reads and writes per token between its matrix products: two layer
+/// norms, attention's four tensors, the MLP's hidden layer, and their gradients. A third of them in the forward pass.
+constexpr double kVectorsPerLayer = 36;
+
+std::string unit_of(const std::string& name) {
+  const size_t found = name.find("resblocks.");
+  if (found == std::string::npos) return name.find("_head") != std::string::npos ? "heads" : "embeddings";
+  const size_t begin = found + 10, dot = name.find('.', begin);
+  const std::string part = name.substr(dot + 1);
+  return name.substr(begin, dot - begin) +
+         (part.starts_with("attn") || part.starts_with("ln_1") ? " attention" : " MLP");
+}
+
+/// Queries, keys and values are matrices of their own (paper, table 2).
+void add_parameter(ModelUnit& unit, const layers::NamedParameter& entry) {
+  const Tensor& tensor = entry.parameter->tensor;
+  if (!optim::is_resblock_matrix(entry)) {
+    unit.other_numbers += number(tensor.numel());
+    return;
+  }
+  const int64_t pieces = entry.name.ends_with("in_proj_weight") ? 3 : 1;
+  for (int64_t i = 0; i < pieces; ++i) unit.matrices.push_back({entry.name, tensor.size(0) / pieces, tensor.size(1)});
+}
+
+std::vector<ModelUnit> units_of(const models::PriorConfig& config, const models::PriorCompute& compute) {
+  const models::Prior prior(config, compute);  // shapes alone
+  ModelUnit embeddings{.name = "embeddings"}, heads{.name = "heads"};
+  std::vector<ModelUnit> blocks;
+  for (const auto& entry : prior.named_parameters()) {
+    const std::string name = unit_of(entry.name);
+    if (name == embeddings.name || name == heads.name) {
+      add_parameter(name == heads.name ? heads : embeddings, entry);
+      continue;
+    }
+    auto at = std::find_if(blocks.begin(), blocks.end(), [&](const ModelUnit& unit) { return unit.name == name; });
+    if (at == blocks.end()) at = blocks.insert(at, ModelUnit{.name = name});
+    add_parameter(*at, entry);
+  }
+  const double d = number(config.dim), length = number(config.layout().length()), layers = number(config.num_layers);
+  const double text = number(config.text_targets() * (config.text_context - 1));
+  const double image = number(config.image_vocab_size * config.image_context());
+  const double bytes = number(static_cast<int64_t>(c10::elementSize(compute.dtype)));
+  const double head_bytes = number(static_cast<int64_t>(c10::elementSize(compute.head_dtype)));
+  heads.forward_flops = 2 * d * (text + image);
+  heads.forward_traffic = head_bytes * (text + image);
+  embeddings.forward_traffic = 4 * d * length;
+  const double mlp = 4 * number(config.mlp_ratio) * d * d * length;
+  const double all = models::summarize(prior).forward_flops_per_sample;
+  const double attention = (all - heads.forward_flops) / layers - mlp;  // the mean over kinds of attention
+  for (auto& block : blocks) {
+    block.forward_flops = block.name.ends_with("MLP") ? mlp : attention;
+    block.forward_traffic = kVectorsPerLayer / 3 / 2 * bytes * d * length;
+  }
+  std::vector<ModelUnit> units{embeddings};
+  units.insert(units.end(), blocks.begin(), blocks.end());
+  units.push_back(heads);
+  return units;
+}
+
+at::ScalarType dtype_on(const DeviceDescription& device, Precision precision) {
+  const auto dtype = precision == Precision::kAuto ? (device.bf16_flops > device.f32_flops ? at::kBFloat16 : at::kFloat)
+                     : precision == Precision::kBf16 ? at::kBFloat16
+                     : precision == Precision::kFp16 ? at::kHalf
+                                                     : at::kFloat;
+  device.matrix_speed(dtype);
+  return dtype;
+}
+
+int64_t group_size(const PlanLayout& layout, const DeviceDescription& device) {
+  if (layout.sharding == Sharding::kFull) return layout.num_devices;
+  return layout.sharding == Sharding::kHybrid ? std::min(layout.num_devices, device.devices_per_machine) : 1;
+}
+
+}  // namespace
+
+double ModelUnit::matrix_numbers() const {
+  double sum = 0;
+  for (const auto& matrix : matrices) sum += number(matrix.elements());
+  return sum;
+}
+
+Plan::Plan(const PriorTraining& config, const models::PriorConfig& model, const DeviceDescription& device,
+           const PlanLayout& layout)
+    : config_(config),
+      model_(model),
+      device_(device),
+      layout_(layout),
+      compute_{dtype_on(device, config.precision), dtype_on(device, config.head_precision)},
+      units_(units_of(model, compute_)),
+      group_(training::group_size(layout, device)) {
+  const int64_t devices = layout.num_devices, per_machine = std::min(devices, device.devices_per_machine);
+  const int64_t batch = config.trainer.batch_size;
+  if (devices < 1 || devices % per_machine != 0) {
+    throw ConfigError(Problem{"--devices", str("whole machines of ", per_machine, " devices"), str(devices), ""});
+  }
+  if (batch % devices != 0) {
+    throw ConfigError(Problem{"--devices", str("a divisor of trainer.batch_size ", batch), str(devices),
+                              "every device takes as many samples of a step"});
+  }
+  if (layout.powersgd_rank > 0 && layout.sharding == Sharding::kFull) {
+    throw ConfigError(Problem{"--powersgd-rank", "sharding none, optimizer or hybrid", "full",
+                              "PowerSGD compresses what replicas send each other, and there is one replica"});
+  }
+  device_batch_ = batch / devices;
+  const int64_t wanted = layout.micro_batch_size > 0 ? layout.micro_batch_size : config.trainer.micro_batch_size;
+  micro_batch_ = wanted > 0 ? wanted : device_batch_;
+  if (device_batch_ % micro_batch_ != 0) {
+    throw ConfigError(Problem{layout.micro_batch_size > 0 ? "--micro-batch-size" : "trainer.micro_batch_size",
+                              str("a divisor of a device's ", device_batch_, " samples"), str(micro_batch_), ""});
+  }
+}
+
+double Plan::num_parameters() const {
+  double sum = 0;
+  for (const auto& unit : units_) sum += unit.numbers();
+  return sum;
+}
+
+double Plan::matrix_numbers() const {
+  double sum = 0;
+  for (const auto& unit : units_) sum += unit.matrix_numbers();
+  return sum;
+}
+
+double Plan::largest_unit() const {
+  double largest = 0;
+  for (const auto& unit : units_) largest = std::max(largest, unit.matrix_numbers());
+  return largest;
+}
+
+double Plan::flops_per_step() const {
+  double sum = 0;
+  for (const auto& unit : units_) sum += unit.forward_flops;
+  return 3 * sum * number(config_.trainer.batch_size);
+}
+
+distributed::CompressedMatrix Plan::shard_of(const distributed::CompressedMatrix& matrix) const {
+  // Along axis 1, but of the second MLP matrix along axis 0 (paper E.1). PyTorch's [out, in] is its transpose, so that
+  // the split side is the first, or for the second MLP matrix the second; the smaller the product of sides, the same.
+  const bool second = matrix.name.find("c_proj") != std::string::npos;
+  const auto split = [&](int64_t side) { return std::max<int64_t>(1, (side + group_ - 1) / group_); };
+  return {matrix.name, second ? matrix.rows : split(matrix.rows), second ? split(matrix.cols) : matrix.cols};
+}
+
+int64_t Plan::shard_rank() const { return std::max<int64_t>(1, layout_.powersgd_rank / group_); }
+
+double Plan::compression_rate() const {
+  if (!is_compressed()) return 0;
+  std::vector<distributed::CompressedMatrix> shards;
+  for (const auto& unit : units_) {
+    for (const auto& matrix : unit.matrices) shards.push_back(shard_of(matrix));
+  }
+  return distributed::compression_rate(shards, shard_rank());
+}
+
+DeviceMemory Plan::memory(int64_t micro_batch) const {
+  const double matrices = matrix_numbers(), others = num_parameters() - matrices;
+  const double shards = is_sharded() ? number(group_) : 1;
+  const double state_shards = layout_.sharding == Sharding::kOptimizer ? number(layout_.num_devices) : shards;
+  const double moment_bytes = config_.optimizer.moments == optim::Moments::kF16 ? 2 : 4;
+  DeviceMemory memory;
+  memory.weights = (matrix_bytes() * matrices + 4 * others) / shards;
+  memory.moments = 2 * (moment_bytes * matrices + 4 * others) / state_shards;
+  if (config_.trainer.ema_decay > 0 && !layout_.average_on_host)
+    memory.average = 4 * (matrices + others) / state_shards;
+  if (is_compressed()) {
+    // Gradients go straight into the error buffers, a block's at a time (paper E.2).
+    memory.gradients = matrix_bytes() * largest_unit() / shards + 4 * others / shards;
+    memory.error_buffers = matrix_bytes() * matrices / shards;
+  } else {
+    memory.gradients = (matrix_bytes() * matrices + 4 * others) / shards;
+  }
+  const auto parts = models::activation_parts(model_, compute_, micro_batch, config_.trainer.activation_checkpointing);
+  memory.activations = parts.blocks + (parts.heads_are_the_peak() ? 0 : parts.block_gradients);
+  memory.logits = parts.heads_are_the_peak() ? parts.heads : 0;
+  if (is_sharded() && group_ > 1) {
+    // The block at work and the next one, in the type they are multiplied in, and a block's whole gradient.
+    const double bytes = number(static_cast<int64_t>(c10::elementSize(compute_.dtype)));
+    memory.gathered = largest_unit() * (2 * bytes + matrix_bytes()) + 4 * others;
+  } else if (!layout_.state_in_16_bits) {
+    memory.activations += parts.weight_casts;
+  }
+  return memory;
+}
+
+int64_t Plan::largest_micro_batch() const {
+  int64_t largest = 0;
+  for (int64_t size = 1; size <= device_batch_; ++size) {
+    if (device_batch_ % size == 0 && memory(size).total() <= usable_memory()) largest = size;
+  }
+  return largest;
+}
+
+}  // namespace dalle::training

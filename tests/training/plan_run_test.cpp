@@ -1,0 +1,45 @@
+#include "dalle/training/plan_run.h"
+
+#include <gmock/gmock.h>
+
+#include "support/thrown_message.h"
+
+namespace dalle::training {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+const std::filesystem::path kConfigs = std::filesystem::path(DALLE_SOURCE_DIR) / "configs";
+
+TEST(PlanRun, APlanNamesEveryKind) {
+  const PlanRunOptions options{.config = kConfigs / "paper/prior.yaml",
+                               .devices = 1024,
+                               .device = "v100",
+                               .sharding = Sharding::kHybrid,
+                               .powersgd_rank = 896,
+                               .precision = Precision::kFp16,
+                               .state_in_16_bits = true,
+                               .average_on_host = true};
+  EXPECT_THAT(plan_text(options),
+              AllOf(HasSubstr("parameters: 12,292,840,960"), HasSubstr("error buffers"), HasSubstr("activations"),
+                    HasSubstr("logits"), HasSubstr("86 % of the blocks' gradients are not sent"),
+                    HasSubstr("a step takes "), HasSubstr("days to step 430,000"), HasSubstr("micro-batch")));
+}
+
+TEST(PlanRun, TheScalingTableGoesFromOneDeviceTo1024) {
+  const std::string text = plan_text({.config = kConfigs / "prior/1.2b.yaml", .device = "h100", .scaling = true});
+  EXPECT_THAT(text, AllOf(HasSubstr("\n| 1 | "), HasSubstr("\n| 8 | "), HasSubstr("\n| 1024 | "), HasSubstr("100 %")));
+}
+
+TEST(PlanRun, WrongConfigsAreNamed) {
+  EXPECT_THAT(testing::message_of<ConfigError>([] { plan_text({}); }), HasSubstr("a config of train-prior"));
+  EXPECT_THAT(testing::message_of<ConfigError>([] { plan_text({.config = kConfigs / "paper/dvae.yaml"}); }),
+              HasSubstr("dvae.yaml"));
+  EXPECT_THAT(testing::message_of<ConfigError>(
+                  [] { plan_text({.config = kConfigs / "paper/prior.yaml", .device = "abacus"}); }),
+              HasSubstr("'abacus'"));
+}
+
+}  // namespace
+}  // namespace dalle::training
