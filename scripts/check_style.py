@@ -17,7 +17,8 @@ MAX_TOOL_FUNCTION_LINES = 60
 # Where printing is allowed: besides cli and tools, the bodies of commands whose results go to stdout.
 PRINTERS = ("src/cli/", "tools/", "src/generation/reconstruct_job.cpp", "src/generation/score_images_job.cpp",
             "src/models/inspect.cpp", "src/training/bench.cpp", "src/training/demo_report.cpp",
-            "src/training/encode_job.cpp", "src/training/plan_run.cpp", "src/training/run_stage.cpp", "src/training/tokenizer_run.cpp")
+            "src/training/encode_job.cpp", "src/training/plan_run.cpp", "src/training/run_stage.cpp",
+            "src/training/tokenizer_run.cpp")
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.~}*-])/(home|root|work|Users)/\w")
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(std::)?(f?printf|puts|fputs)\s*\(")

@@ -105,30 +105,43 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
   const double d = number(config.dim), ratio = number(config.mlp_ratio), layers = number(config.num_layers);
   const double bytes = number(static_cast<int64_t>(c10::elementSize(compute.dtype)));
   const double head_bytes = number(static_cast<int64_t>(c10::elementSize(compute.head_dtype)));
-  const double slots = number(micro_batch * config.layout().length());
-  // Kept of a layer: two f32 states of the residual stream; normed input, q, k, v and output of attention, normed input
-  // of the MLP and its hidden layer before and after the non-linearity, in the compute type. Options add f32 inputs of
-  // norms.
-  const double options = (config.sandwich_norm ? 8 : 0) + (config.qk_norm ? 8 : 0);
-  const double block = slots * d * (8 + bytes * (6 + 2 * ratio) + options);
-  const double casts = bytes < 4 ? (4 + 2 * ratio) * d * d * bytes : 0;          // weights in the compute type
-  const double again = slots * d * (4 + bytes * (1 + 2 * ratio) + options / 2);  // one MLP, computed again
-  const double kept = activation_checkpointing ? layers * slots * d * 8 + again : layers * block;
-  const double gradients = slots * d * (4 + bytes * (1 + ratio));  // of the block at work
-  // At a head: some rows of logits at a time and their gradient; hidden states in the head's type and their gradient; its
-  // weights cast and in the products' order twice, and their gradient in f32. The text head's gradients wait for the
-  // image's.
+  const bool casts_block = bytes < 4, casts_head = head_bytes < 4;
+  const double slots = number(micro_batch * config.layout().length()), state = slots * d;
+  ActivationBytes sum;
+
+  // Kept of a layer: the f32 input of each block; the norms' outputs, q, k, v, attention's output and the MLP's hidden layer
+  // before the non-linearity in the compute type; f32 statistics of norms and of attention. Options add inputs of norms.
+  const double options = (config.sandwich_norm ? 8 : 0) + (config.qk_norm ? 8 + (casts_block ? 2 * bytes : 0) : 0);
+  const double statistics = slots * 4 * (4 + number(config.num_heads));
+  const double layer = state * (8 + bytes * (6 + ratio) + options) + statistics;
+  const double again = state * (4 + bytes * (1 + ratio) + options / 2);  // one MLP, computed again
+  sum.blocks = layers * (activation_checkpointing ? state * 8 : layer);
+  sum.weight_casts = casts_block ? (activation_checkpointing ? 1 : layers) * (4 + 2 * ratio) * d * d * bytes : 0;
+  // The gradient of the block's output; of the hidden layer that behind the non-linearity, that before it, and its value;
+  // once the first has gone, the gradient of the weights.
+  const double hidden = state * ratio * bytes;
+  sum.block_work = (activation_checkpointing ? again : 0) + state * (4 + (casts_block ? bytes : 0)) + 2 * hidden +
+                   std::max(hidden, 4 * ratio * d * d);
+
+  // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time
+  // and their gradient; its weights cast, and in the products' order twice; their gradient, and that of some rows.
   const auto head = [&](int64_t rows, int64_t vocab) {
-    const double logits = std::min(number(layers::kLogitsAtOnce), number(rows * vocab));
-    const double weights = number(vocab) * d * (head_bytes < 4 ? 3 * head_bytes : 0);
-    return logits * (4 + (head_bytes < 4 ? head_bytes : 0)) + number(rows) * d * (4 + 2 * head_bytes) + weights +
-           number(vocab) * d * 4;
+    const int64_t chunk = std::max<int64_t>(32, layers::kLogitsAtOnce / vocab / 32 * 32);
+    const double logits = number(std::min(chunk, rows) * vocab), weights = number(vocab) * d;
+    const double copies = (micro_batch > 1 ? 4 : 0) + (casts_head ? head_bytes : 0);
+    return number(rows) * d * (copies + head_bytes) + logits * (4 + (casts_head ? head_bytes : 0)) +
+           weights * (4 + (casts_head     ? 3 * head_bytes
+                           : rows > chunk ? 4
+                                          : 0));
   };
-  const int64_t text_rows = micro_batch * (config.text_context - 1);
-  const double text_waiting = (number(text_rows) * head_bytes + number(config.text_targets()) * 4) * d;
-  const double heads = std::max(head(text_rows, config.text_targets()),
-                                text_waiting + head(micro_batch * config.image_context(), config.image_vocab_size));
-  return {kept, activation_checkpointing ? casts : layers * casts, gradients, heads};
+  const int64_t text_rows = micro_batch * (config.text_context - 1), image_rows = micro_batch * config.image_context();
+  const double text_weights = 4 * number(config.text_targets()) * d;
+  // Beside them the final norm's input and output in f32. The text head's gradients wait for the image's.
+  sum.heads = state * 8 +
+              std::max(head(text_rows, config.text_targets()),
+                       number(text_rows) * d * head_bytes + text_weights + head(image_rows, config.image_vocab_size));
+  sum.head_gradients = text_weights + 4 * number(config.image_vocab_size) * d;
+  return sum;
 }
 
 double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,

@@ -187,16 +187,31 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
     memory.gradients = (matrix_bytes() * matrices + 4 * others) / shards;
   }
   const auto parts = models::activation_parts(model_, compute_, micro_batch, config_.trainer.activation_checkpointing);
-  memory.activations = parts.blocks + (parts.heads_are_the_peak() ? 0 : parts.block_gradients);
-  memory.logits = parts.heads_are_the_peak() ? parts.heads : 0;
-  if (is_sharded() && group_ > 1) {
-    // The block at work and the next one, in the type they are multiplied in, and a block's whole gradient.
-    const double bytes = number(static_cast<int64_t>(c10::elementSize(compute_.dtype)));
-    memory.gathered = largest_unit() * (2 * bytes + matrix_bytes()) + 4 * others;
-  } else if (!layout_.state_in_16_bits) {
-    memory.activations += parts.weight_casts;
+  const bool gathers = is_sharded() && group_ > 1;
+  const double kept = parts.blocks + (gathers || layout_.state_in_16_bits ? 0 : parts.weight_casts);
+  const double in_block = kept + parts.block_work + (gathers ? gathered_for(false) : 0);
+  const double in_head = kept + parts.heads + (gathers ? gathered_for(true) : 0);
+  memory.activations = kept + parts.block_work;
+  memory.logits = parts.heads;
+  memory.gathered = gathers ? std::max(gathered_for(false), gathered_for(true)) : 0;
+  double peak = memory.gradients + std::max(in_head, in_block);
+  // A single pass on one device makes gradients as it frees activations: at first there are the heads' alone. Other runs
+  // hold sums of gradients all the time.
+  if (layout_.num_devices == 1 && device_batch_ == micro_batch) {
+    peak = std::max({memory.gradients, in_head, in_block + parts.head_gradients});
   }
+  memory.not_at_once = memory.gradients + memory.activations + memory.logits + memory.gathered - peak;
   return memory;
+}
+
+/// Where all activations are held: at the heads, whose gradient is counted with the logits, with the last block, which their
+/// backward pass fetches; or at the last block with the one before it, and its whole gradient. In the types of products.
+double Plan::gathered_for(bool is_head) const {
+  const double bytes = number(static_cast<int64_t>(c10::elementSize(compute_.dtype)));
+  const auto weights = [&](const ModelUnit& unit) { return bytes * unit.matrix_numbers() + 4 * unit.other_numbers; };
+  const ModelUnit &heads = units_.back(), &last = units_[units_.size() - 2], &before = units_[units_.size() - 3];
+  if (is_head) return weights(heads) + weights(last);
+  return weights(last) + weights(before) + matrix_bytes() * last.matrix_numbers() + 4 * last.other_numbers;
 }
 
 int64_t Plan::largest_micro_batch() const {

@@ -19,12 +19,37 @@ struct Job {
   PlanLayout layout;
 };
 
+template <class Config>
+bool is_config_of(const std::filesystem::path& file) {
+  try {
+    config::load_config_file<Config>(file);
+    return true;
+  } catch (const ConfigError&) {
+    return false;
+  }
+}
+
+/// Refuses configs of the other trainers by name.
+PriorTraining load_prior_config(const std::filesystem::path& file) {
+  try {
+    return config::load_config_file<PriorTraining>(file);
+  } catch (const ConfigError&) {
+    const char* other = is_config_of<DvaeTraining>(file)   ? "train-dvae"
+                        : is_config_of<ClipTraining>(file) ? "train-clip"
+                                                           : nullptr;
+    if (other == nullptr) throw;
+    throw ConfigError(
+        Problem{file.string(), "a config of train-prior", str("one of ", other),
+                str("plan-run plans priors alone; ", other, " CONFIG --check tells what this one takes")});
+  }
+}
+
 Job job_of(const PlanRunOptions& options) {
   if (options.config.empty()) {
     throw ConfigError(Problem{"plan-run", "a config of train-prior", "none", "plan-run configs/paper/prior.yaml"});
   }
   Job job;
-  job.config = config::load_config_file<PriorTraining>(options.config);
+  job.config = load_prior_config(options.config);
   if (options.precision != Precision::kAuto) job.config.precision = options.precision;
   job.model = prior_with_sizes(job.config);
   job.device = load_device(options.device, options.config);
@@ -57,6 +82,7 @@ std::string memory_lines(const Plan& plan) {
   line("gathered blocks", memory.gathered);
   line("activations", memory.activations);
   line("logits", memory.logits);
+  line("- not at once", memory.not_at_once);
   line("all", memory.total());
   text += str("  ", memory.total() <= plan.usable_memory() ? "fits" : "does NOT fit", " into ",
               scaled(plan.usable_memory(), "B"), "\n");

@@ -5,6 +5,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include "dalle/distributed/gradient_reducer.h"
 #include "dalle/training/plan.h"
 
 namespace dalle::training {
@@ -118,18 +119,36 @@ class StepSchedule {
         earlier = joined(earlier, last_scatter_);
         last_scatter_ = gradient;
       }
-      done_ = joined(done_, reduces ? reduce(unit, gradient) : gradient);
+      done_ = joined(done_, gradient);
+      if (reduces) reduce(unit, gradient);
     }
+    reduce_bucket();
     last_ = before;
     last_scatter_.clear();
   }
 
-  Ids reduce(const ModelUnit& unit, Ids after) {
-    if (plan_.is_compressed() && !unit.matrices.empty()) return compressed(unit, after);
-    if (plan_.layout_.sharding == Sharding::kOptimizer) {
-      return scatter("scatter " + unit.name, gradient_bytes(unit), plan_.layout_.num_devices, after);
+  void reduce(const ModelUnit& unit, const Ids& after) {
+    if (plan_.is_compressed() && !unit.matrices.empty()) {
+      done_ = joined(done_, compressed(unit, after));
+    } else if (plan_.layout_.sharding == Sharding::kOptimizer) {
+      done_ = joined(done_, scatter("scatter " + unit.name, gradient_bytes(unit), plan_.layout_.num_devices, after));
+    } else if (plan_.layout_.sharding == Sharding::kNone && !plan_.is_compressed()) {
+      add_to_bucket(gradient_bytes(unit), after);
+    } else {
+      done_ = joined(done_, all_reduce("reduce " + unit.name, gradient_bytes(unit), after));
     }
-    return all_reduce("reduce " + unit.name, gradient_bytes(unit), after);
+  }
+
+  /// As distributed::GradientReducer does, though it cuts between tensors and this between units.
+  void add_to_bucket(double bytes, const Ids& after) {
+    if (bucket_bytes_ + bytes > static_cast<double>(distributed::GradientReducer::kBucketBytes)) reduce_bucket();
+    bucket_bytes_ += bytes;
+    bucket_ = joined(std::move(bucket_), after);
+  }
+  void reduce_bucket() {
+    if (bucket_bytes_ > 0) done_ = joined(done_, all_reduce("reduce a bucket", bucket_bytes_, bucket_));
+    bucket_bytes_ = 0;
+    bucket_.clear();
   }
 
   Ids compressed(const ModelUnit& unit, const Ids& after) {
@@ -175,7 +194,8 @@ class StepSchedule {
   const DeviceDescription& device_;
   std::vector<StepTask> tasks_;
   Ids last_, last_scatter_, done_;
-  double orthogonal_flops_ = 0;
+  Ids bucket_;
+  double orthogonal_flops_ = 0, bucket_bytes_ = 0;
 };
 
 std::vector<StepTask> Plan::schedule() const { return StepSchedule(*this).make(); }

@@ -10,6 +10,7 @@
 
 #include "dalle/core/str.h"
 #include "dalle/models/summary.h"
+#include "dalle/training/device_description.h"
 #include "dalle/training/encode_job.h"
 
 namespace dalle::training {
@@ -159,14 +160,27 @@ TEST(Config, TheTopOfTheLadderIsThePapers) {
   }
 }
 
+TEST(Config, ModelsThatPlansAreComparedWithHaveTheirSizes) {
+  EXPECT_EQ(parameters_of(round_trip<PriorTraining>(kConfigs / "plan/gpt2_1558m.yaml").model), 1'556'403'905);
+  EXPECT_EQ(parameters_of(round_trip<PriorTraining>(kConfigs / "plan/mpt_1b.yaml").model), 1'312'197'825);
+  for (const char* name : {"a100", "cpu", "h100", "v100"}) {
+    EXPECT_FALSE(round_trip<DeviceDescription>(kConfigs / "devices" / str(name, ".yaml")).sources.empty()) << name;
+  }
+}
+
 // A config in a new folder or of a new kind is built by a test, or this one says so.
 TEST(Config, EveryShippedConfigIsTested) {
   const std::set<std::string> kinds{"tokenizer.yaml", "dvae.yaml", "clip.yaml", "prior.yaml", "encode.yaml"};
   const std::set<std::string> folders{"demo", "paper", "ablations"};
+  const std::set<std::string> others{"gpt2_1558m", "mpt_1b", "a100", "cpu", "h100", "v100"};  // the test above
   int64_t found = 0;
   for (const auto& entry : fs::recursive_directory_iterator(kConfigs)) {
     if (entry.path().extension() != ".yaml") continue;
     ++found;
+    if (const auto folder = entry.path().parent_path().filename(); folder == "plan" || folder == "devices") {
+      EXPECT_TRUE(others.contains(entry.path().stem().string())) << entry.path();
+      continue;
+    }
     if (entry.path().parent_path().filename() == "prior") {
       const auto is_it = [&](const LadderStep& step) { return entry.path().stem() == step.name; };
       EXPECT_TRUE(std::any_of(std::begin(kLadder), std::end(kLadder), is_it)) << entry.path();
@@ -176,7 +190,7 @@ TEST(Config, EveryShippedConfigIsTested) {
                 folders.contains(entry.path().parent_path().filename().string()))
         << entry.path();
   }
-  EXPECT_EQ(found, 19);
+  EXPECT_EQ(found, 25);
 }
 
 TEST(Config, EveryKeyIsDescribed) {

@@ -34,8 +34,13 @@ TEST(PlanRun, TheScalingTableGoesFromOneDeviceTo1024) {
 
 TEST(PlanRun, WrongConfigsAreNamed) {
   EXPECT_THAT(testing::message_of<ConfigError>([] { plan_text({}); }), HasSubstr("a config of train-prior"));
-  EXPECT_THAT(testing::message_of<ConfigError>([] { plan_text({.config = kConfigs / "paper/dvae.yaml"}); }),
-              HasSubstr("dvae.yaml"));
+  for (const std::string kind : {"dvae", "clip"}) {
+    EXPECT_THAT(
+        testing::message_of<ConfigError>([&] { plan_text({.config = kConfigs / ("paper/" + kind + ".yaml")}); }),
+        AllOf(HasSubstr(kind + ".yaml"), HasSubstr("one of train-" + kind), HasSubstr("priors alone")));
+  }
+  EXPECT_THAT(testing::message_of<ConfigError>([] { plan_text({.config = kConfigs / "devices/v100.yaml"}); }),
+              HasSubstr("v100.yaml"));
   EXPECT_THAT(testing::message_of<ConfigError>(
                   [] { plan_text({.config = kConfigs / "paper/prior.yaml", .device = "abacus"}); }),
               HasSubstr("'abacus'"));

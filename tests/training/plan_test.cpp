@@ -27,6 +27,10 @@ Plan plan_of(const std::string& config, const std::string& device, const PlanLay
   return Plan(training, training.model, load_device(device, DALLE_SOURCE_DIR), layout);
 }
 
+at::ScalarType dtype_of(const PriorTraining& config) {
+  return config.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+}
+
 const PlanLayout kPaper{.num_devices = 1024,
                         .sharding = Sharding::kHybrid,
                         .powersgd_rank = 896,
@@ -57,44 +61,48 @@ TEST(Plan, PublishedStepTimesOnEightH100) {
   EXPECT_NEAR(simulate(mpt.schedule()).seconds / (tokens / 48'910), 1, 0.25);
 }
 
-/// Weights, gradients, moments and what a step takes on top, counted at the allocator.
+/// The peak of the trainer's steps from nothing, counted at the allocator.
 double measured_bytes(const PriorTraining& config) {
-  models::Prior prior(config.model);
-  double bytes = 0;
-  bytes += static_cast<double>(peak_tensor_bytes([&] {
+  models::Prior prior(config.model, {dtype_of(config), dtype_of(config)});
+  return static_cast<double>(peak_tensor_bytes([&] {
     prior.materialize(at::kCPU);
     prior.initialize(0);
     optim::AdamW optimizer(prior.named_parameters(), config.optimizer);
-    for (const auto& [name, p] : prior.named_parameters()) p->tensor.mutable_grad() = at::zeros_like(p->tensor);
-    const int64_t batch = config.trainer.batch_size;
-    const Tensor captions = at::zeros({batch, config.model.max_caption_tokens()}, at::kLong);
-    const Tensor images = at::zeros({batch, config.model.image_context()}, at::kLong);
-    for (int i = 0; i < 2; ++i) {
-      const auto loss = prior.loss(captions, images, {}, layers::plain_runner());
-      (loss.text + loss.image).backward();
+    const int64_t batch = config.trainer.batch_size, micro_batch = config.trainer.micro_size();
+    const Tensor captions = at::zeros({micro_batch, config.model.max_caption_tokens()}, at::kLong);
+    const Tensor images = at::zeros({micro_batch, config.model.image_context()}, at::kLong);
+    for (int step = 0; step < 2; ++step) {
+      optimizer.zero_grad();
+      for (int64_t done = 0; done < batch; done += micro_batch) {
+        const auto loss = prior.loss(captions, images, {}, layers::plain_runner());
+        (loss.text + loss.image).backward();
+      }
       optimizer.step(1e-3);
     }
   }));
-  return bytes;
 }
 
 TEST(Plan, MemoryOfSmallRunsIsWhatIsMeasured) {
   PriorTraining config;
-  config.precision = Precision::kF32;
   config.trainer.ema_decay = 0;
-  for (const int64_t dim : {128, 256}) {
-    config.model = {.text_context = 32,
-                    .text_vocab_size = 512,
-                    .grid_size = 16,
-                    .image_vocab_size = 512,
-                    .dim = dim,
-                    .num_heads = 4,
-                    .num_layers = 4};
-    for (const int64_t batch : {1, 4}) {
-      config.trainer.batch_size = batch;
-      const Plan plan(config, config.model, load_device("cpu", DALLE_SOURCE_DIR), {});
-      const double measured = measured_bytes(config);
-      EXPECT_NEAR(plan.memory().total() / measured, 1, 0.1) << "dim " << dim << ", batch " << batch;
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    config.precision = config.head_precision = precision;
+    for (const int64_t dim : {128, 256}) {
+      config.model = {.text_context = 32,
+                      .text_vocab_size = 512,
+                      .grid_size = 16,
+                      .image_vocab_size = 512,
+                      .dim = dim,
+                      .num_heads = 4,
+                      .num_layers = 4};
+      for (const auto& [batch, micro_batch] : {std::pair{1, 1}, std::pair{4, 4}, std::pair{16, 16}, std::pair{8, 4}}) {
+        config.trainer.batch_size = batch;
+        config.trainer.micro_batch_size = micro_batch;
+        const Plan plan(config, config.model, load_device("cpu", DALLE_SOURCE_DIR), {});
+        const double measured = measured_bytes(config);
+        EXPECT_NEAR(plan.memory().total() / measured, 1, 0.1)
+            << enum_name(precision) << ", dim " << dim << ", batch " << batch << " by " << micro_batch;
+      }
     }
   }
 }
@@ -135,6 +143,26 @@ TEST(Plan, PowerSgdSendsLessAndAllOfItCounts) {
   EXPECT_NEAR(machine_bytes(plain) / (2 * 127 / 128.0 * (2 * matrices + 4 * others)), 1, 1e-9);
   const double rate = plan_of("paper/prior.yaml", "v100", kPaper, Precision::kFp16).compression_rate();
   EXPECT_NEAR(machine_bytes(kPaper) / (2 * 127 / 128.0 * (2 * matrices * (1 - rate) + 4 * others)), 1, 1e-9);
+}
+
+TEST(Plan, GradientsThatFitOneBucketAreSentWhenAllAreThere) {
+  PriorTraining config;
+  config.trainer.batch_size = 2;
+  config.model = {.text_context = 32,
+                  .text_vocab_size = 512,
+                  .grid_size = 16,
+                  .image_vocab_size = 512,
+                  .dim = 256,
+                  .num_heads = 4,
+                  .num_layers = 4};
+  DeviceDescription device = load_device("cpu", DALLE_SOURCE_DIR);
+  device.link_latency_seconds = 0;
+  const Plan plan(config, config.model, device, {.num_devices = 2});
+  const auto tasks = plan.schedule();
+  const Timeline line = simulate(tasks);
+  const double bytes = 4 * plan.num_parameters();
+  EXPECT_DOUBLE_EQ(line.bytes[static_cast<size_t>(Stream::kLink)], bytes);  // half of it twice
+  EXPECT_NEAR(line.waiting(), bytes / device.link_bandwidth, 1e-9);
 }
 
 TEST(Plan, LayoutsThatDoNotWorkAreRefused) {

@@ -1,6 +1,7 @@
 // What a model costs: parameters, FLOPs of a training step, memory. For --check and the start of a run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -23,16 +24,18 @@ Summary summarize(const Dvae& model);
 Summary summarize(const Prior& model);
 Summary summarize(const Clip& model);
 
-/// Parts of activation_bytes().
+/// Parts of activation_bytes(): what a forward and backward pass holds at once. Its peak is either in a head, whose gradients
+/// are made in the forward pass, or in the backward pass of the last MLP.
 struct ActivationBytes {
-  double blocks = 0;           // what residual blocks keep for the backward pass
-  double weight_casts = 0;     // weights of residual blocks in the compute type
-  double block_gradients = 0;  // of the block at work
-  double heads = 0;            // logits and what goes with them: not at the same time as block_gradients
+  double blocks = 0;          // what residual blocks keep for the backward pass
+  double weight_casts = 0;    // weights of residual blocks in the compute type
+  double block_work = 0;      // of an MLP's backward pass: computed again, gradients of what it kept, of its weights
+  double heads = 0;           // logits, and hidden states and weights of the heads with their gradients
+  double head_gradients = 0;  // of heads' weights, which stay; counted in heads too
 
-  bool heads_are_the_peak() const { return heads > block_gradients; }
-  double peak() const { return blocks + weight_casts + (heads_are_the_peak() ? heads : block_gradients); }
+  double peak() const { return blocks + weight_casts + std::max(heads, block_work + head_gradients); }
 };
+/// Where gradients are added to those of an earlier micro-batch, head_gradients are there twice for a while.
 ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
                                  bool activation_checkpointing);
 

@@ -57,11 +57,12 @@ struct DeviceMemory {
   double weights = 0, gradients = 0, moments = 0, average = 0, error_buffers = 0;
   double gathered = 0;  // whole weights and gradients of the blocks at work, where they are sharded
   double activations = 0, logits = 0;
+  double not_at_once = 0;  // part of the sum of these that is never held at one time
 
   /// What stays from step to step, averages apart.
   double state() const { return weights + moments + error_buffers; }
   double total() const {
-    return weights + gradients + moments + average + error_buffers + gathered + activations + logits;
+    return weights + gradients + moments + average + error_buffers + gathered + activations + logits - not_at_once;
   }
 };
 
@@ -101,6 +102,7 @@ class Plan {
   double matrix_bytes() const { return layout_.state_in_16_bits ? 2 : 4; }
   double matrix_numbers() const;
   double largest_unit() const;
+  double gathered_for(bool is_head) const;
 
   PriorTraining config_;
   models::PriorConfig model_;
