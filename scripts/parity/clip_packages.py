@@ -1,6 +1,6 @@
 """Our CLIP beside the packages clip-anytorch and open-clip-torch (PyPI) at the published sizes, through import-weights.
 
-    scripts/parity/run.sh clip_packages [BUILD_DIR]     (build/release)
+    scripts/parity/run.sh clip_packages [BUILD_DIR [SIZE...]]     (build/release, all sizes)
 
 The packages make ViT-B/32, B/16 and L/14 with random weights: clip-anytorch's are saved as TorchScript archives, as OpenAI's
 files are, open_clip's as state dicts and safetensors. `import-weights` reads them, `clip-outputs` (tests/integration) gives

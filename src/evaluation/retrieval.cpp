@@ -26,11 +26,15 @@ Recall recall_at(const Tensor& image_features, const Tensor& text_features, int6
   return {recall_one_way(similarity, k), recall_one_way(similarity.t(), k)};
 }
 
-double nearest_original_rate(const Tensor& pictures, const Tensor& originals) {
+Tensor nearest_original(const Tensor& pictures, const Tensor& originals) {
   // Differences first, in f64: distances by a matrix product (cdist's default) mix up pictures that are nearly alike.
   const Tensor distance = at::cdist(pooled(pictures), pooled(originals), /*p=*/2, /*compute_mode=*/2);
-  const Tensor own = at::arange(pictures.size(0), distance.options().dtype(at::kLong));
-  return (distance.argmin(1) == own).to(at::kDouble).mean().item<double>();
+  return distance.argmin(1);
+}
+
+double nearest_original_rate(const Tensor& pictures, const Tensor& originals) {
+  const Tensor nearest = nearest_original(pictures, originals);
+  return (nearest == at::arange(nearest.size(0), nearest.options())).to(at::kDouble).mean().item<double>();
 }
 
 }  // namespace dalle::evaluation

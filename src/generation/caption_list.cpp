@@ -29,6 +29,14 @@ void check(const std::string& caption, const std::string& place) {
 
 }  // namespace
 
+std::string shortened(const std::string& text) {
+  constexpr size_t kMost = 80;  // bytes
+  if (text.size() <= kMost) return text;
+  size_t end = kMost - 3;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // not inside a character
+  return text.substr(0, end) + "...";
+}
+
 std::vector<std::string> read_captions(const std::vector<std::string>& given, const std::filesystem::path& file) {
   for (const std::string& caption : given) {
     check(caption, "--caption");

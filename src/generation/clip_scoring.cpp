@@ -1,9 +1,12 @@
-#include "clip_scoring.h"
+#include "dalle/generation/clip_scoring.h"
 
 #include <ATen/ATen.h>
 
 #include "dalle/core/device.h"
+#include "dalle/core/logging.h"
+#include "dalle/core/str.h"
 #include "dalle/data/transforms.h"
+#include "dalle/generation/caption_list.h"
 #include "dalle/generation/picture_writer.h"
 
 namespace dalle::generation {
@@ -30,14 +33,24 @@ Tensor caption_features(const models::Clip& clip, const text::TextTokenizer& tok
   return encode_chunks(
       captions.size(),
       [&](size_t i) {
-        return at::tensor(models::clip_text_ids(clip.config(), tokenizer.encode(captions[i])), at::kLong);
+        const auto pieces = tokenizer.encode(captions[i]);
+        const int64_t room = clip.config().text_context - 2;  // besides the start and the end token
+        if (std::ssize(pieces) > room) {
+          log_warning(str("a caption is longer than the ", room,
+                          " tokens that CLIP reads and was cut: ", shortened(captions[i])));
+        }
+        return at::tensor(models::clip_text_ids(clip.config(), pieces), at::kLong);
       },
       [&](const Tensor& ids) { return clip.encode_text(to_device(ids, clip.device())); });
 }
 
 Tensor picture_features(const models::Clip& clip, const std::vector<Tensor>& pictures) {
+  return picture_features(clip, pictures.size(), [&](size_t i) { return pictures[i]; });
+}
+
+Tensor picture_features(const models::Clip& clip, size_t count, const std::function<Tensor(size_t)>& picture) {
   return encode_chunks(
-      pictures.size(), [&](size_t i) { return data::clip_picture(to_picture(pictures[i]), clip.config().image_size); },
+      count, [&](size_t i) { return data::clip_picture(to_picture(picture(i)), clip.config().image_size); },
       [&](const Tensor& bytes) { return clip.encode_image(to_device(bytes, clip.device()).to(at::kFloat).div_(255)); });
 }
 

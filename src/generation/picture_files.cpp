@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <system_error>
 
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
@@ -30,6 +32,32 @@ void check_picture_files(const std::string& command, const std::vector<fs::path>
       throw ConfigError(Problem{.place = file.string(), .expected = "a picture file", .got = "no such file"});
     }
   }
+}
+
+void check_input_file(const std::string& flag, const fs::path& file) {
+  std::error_code ignored;
+  if (fs::exists(file, ignored) && !fs::is_directory(file, ignored)) return;
+  throw ConfigError(Problem{.place = flag + " " + file.string(),
+                            .expected = "a file",
+                            .got = fs::is_directory(file, ignored) ? "a folder" : "no such file"});
+}
+
+void check_output_file(const std::string& flag, const fs::path& file) {
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  std::error_code ignored;
+  Problem problem{.place = flag + " " + file.string(), .expected = "a file in a folder that can be written"};
+  if (fs::is_directory(file, ignored)) {
+    problem.got = "a folder";
+    problem.hint = "name a file in it, for example " + (file / "scores.json").string();
+  } else if (!fs::is_directory(folder, ignored)) {
+    problem.got = "no folder " + folder.string();
+    problem.hint = "make it first";
+  } else if (::access(folder.c_str(), W_OK) != 0) {
+    problem.got = std::error_code(errno, std::generic_category()).message();
+  } else {
+    return;
+  }
+  throw ConfigError(problem);
 }
 
 Tensor read_picture(const fs::path& path) {

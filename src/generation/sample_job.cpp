@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <optional>
 
-#include "clip_scoring.h"
 #include "dalle/cli/command.h"
 #include "dalle/cli/status_line.h"
 #include "dalle/core/device.h"
@@ -20,9 +19,11 @@
 #include "dalle/generation/batches.h"
 #include "dalle/generation/candidate_store.h"
 #include "dalle/generation/caption_list.h"
+#include "dalle/generation/clip_scoring.h"
 #include "dalle/generation/contact_sheet.h"
 #include "dalle/generation/picture_writer.h"
 #include "dalle/generation/token_sampler.h"
+#include "picture_files.h"
 #include "sample_folder.h"
 #include "sample_models.h"
 #include "sample_report.h"
@@ -94,8 +95,8 @@ class SampleJob {
       const std::string folder = folder_name(i);
       opened_.push_back({.text = captions_[i], .folder = folder, .store = CandidateStore(*folder_ / folder)});
     }
-    log_info(str(captions_.size(), " captions, ", options_.candidates, " candidates each, ", batch_size_,
-                 " at a time, on ", describe_device(models_.device)));
+    log_info(str(captions_.size(), captions_.size() == 1 ? " caption, " : " captions, ", options_.candidates,
+                 " candidates each, ", batch_size_, " at a time, on ", describe_device(models_.device)));
     if (folder_->goes_on()) {
       log_info(
           str("going on with an interrupted run: ", num_finished(), " of ", num_wanted(), " candidates are there"));
@@ -138,10 +139,6 @@ class SampleJob {
     }
     caption.is_done = true;
     times_.write += now_seconds() - begin;
-  }
-
-  static std::string shortened(const std::string& text) {
-    return text.size() <= 80 ? text : text.substr(0, 77) + "...";
   }
 
   void draw_batch(Caption& caption, const CaptionPrompt& prompt, const Tensor& features,
@@ -308,8 +305,7 @@ void SampleOptions::validate(const std::string&) const {
   SampleFolder::check(out);
   if (caption.empty() && captions.empty())
     throw ConfigError("sample-and-rerank: expected --caption TEXT or --captions FILE");
-  if (!captions.empty() && !fs::is_regular_file(captions))
-    throw ConfigError("--captions " + captions.string() + ": no such file");
+  if (!captions.empty()) check_input_file("--captions", captions);
   if (keep && *keep > candidates) {
     throw ConfigError(
         Problem{"--keep", str("at most --candidates, ", candidates), str(*keep), "draw more candidates or keep fewer"});
@@ -317,9 +313,7 @@ void SampleOptions::validate(const std::string&) const {
   if (run.empty() && (prior.empty() || dvae.empty())) {
     throw ConfigError("sample-and-rerank: expected --prior CKPT and --dvae CKPT, or --run DIR");
   }
-  if (!image_prompt.empty() && !fs::is_regular_file(image_prompt)) {
-    throw ConfigError("--image-prompt " + image_prompt.string() + ": no such file");
-  }
+  if (!image_prompt.empty()) check_input_file("--image-prompt", image_prompt);
 }
 
 int run_sample_job(const SampleOptions& options) {

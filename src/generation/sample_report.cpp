@@ -47,13 +47,15 @@ void write_caption_sheet(const std::filesystem::path& path, const std::string& c
   std::vector<SheetCell> cells;
   for (size_t i = 0; i < shown; ++i) {
     char label[64];
-    std::snprintf(label, sizeof label, order == RerankBy::kNone ? "#%lld" : "#%lld  %.3f",
+    std::snprintf(label, sizeof label, order == RerankBy::kNone ? "%lld" : "%lld: %.3f",
                   static_cast<long long>(best_first[i].number), best_first[i].score);
     cells.push_back({.picture = store.picture(best_first[i].number), .label = label});
   }
-  const SheetOptions sheet{.title = caption,
-                           .subtitle = str("best ", shown, " of ", best_first.size(), ", by ", enum_name(order))};
-  write_png(path, contact_sheet(cells, sheet));
+  const std::string subtitle = order == RerankBy::kNone
+                                   ? str(shown, " of ", best_first.size(), " candidates, by number")
+                                   : str("best ", shown, " of ", best_first.size(), ", by ", enum_name(order),
+                                         "; number of the candidate: score");
+  write_png(path, contact_sheet(cells, {.title = caption, .subtitle = subtitle}));
 }
 
 void write_tokens(const std::filesystem::path& path, const std::string& caption, int64_t grid_size,

@@ -9,11 +9,12 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "clip_scoring.h"
 #include "dalle/cli/command.h"
 #include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
+#include "dalle/generation/caption_list.h"
+#include "dalle/generation/clip_scoring.h"
 #include "dalle/models/load.h"
 #include "picture_files.h"
 
@@ -23,6 +24,8 @@ void ScoreImagesOptions::validate(const std::string&) const {
   check_picture_files("score-images", images);
   if (clip.empty()) throw ConfigError("score-images: expected --clip CKPT");
   if (caption.empty()) throw ConfigError("score-images: expected --caption TEXT");
+  read_captions(caption, /*file=*/"");
+  if (!json.empty()) check_output_file("--json", json);
 }
 
 int run_score_images(const ScoreImagesOptions& options) {
@@ -31,10 +34,10 @@ int run_score_images(const ScoreImagesOptions& options) {
   const at::Device device = select_device(options.device);
   const auto clip = models::load_clip(options.clip, {device, options.precision, !options.raw_weights});
   const auto tokenizer = models::clip_tokenizer(clip);
-  std::vector<Tensor> features;
-  for (const auto& image : options.images) features.push_back(picture_features(*clip.model, {read_picture(image)}));
+  const Tensor pictures =
+      picture_features(*clip.model, options.images.size(), [&](size_t i) { return read_picture(options.images[i]); });
   const Tensor text = caption_features(*clip.model, tokenizer, options.caption);
-  const Tensor cosines_CN = at::matmul(text, at::cat(features).t()).to(at::kDouble);
+  const Tensor cosines_CN = at::matmul(text, pictures.t()).to(at::kDouble);
   nlohmann::ordered_json report{{"clip", clip.path.string()}, {"clip_identity", clip.identity}};
   report["captions"] = nlohmann::ordered_json::array();
   for (size_t number = 0; number < options.caption.size(); ++number) {
@@ -53,7 +56,10 @@ int run_score_images(const ScoreImagesOptions& options) {
     }
     report["captions"].push_back(std::move(entry));
   }
-  if (!options.json.empty()) write_file(options.json, report.dump(2) + "\n");
+  if (!options.json.empty()) {
+    // The names of files may be any bytes.
+    write_file(options.json, report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  }
   return cli::kDone;
 }
 

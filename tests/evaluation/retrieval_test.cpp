@@ -83,6 +83,12 @@ TEST(NearestOriginal, CountsPicturesThatStayNearestToTheirOwn) {
   }
 }
 
+TEST(NearestOriginal, NamesTheRow) {
+  const Tensor originals = pictures(9, 16, 1);
+  const Tensor found = nearest_original(originals.slice(0, 4, 7).flip(0) + 0.01, originals);
+  EXPECT_TRUE(at::equal(found, at::tensor({6, 5, 4}, at::kLong))) << found;
+}
+
 TEST(NearestOriginal, LooksAtTheAveragesOfBlocks) {
   // Detail inside the 4 x 4 blocks of a 64-pixel picture does not count; brightness of blocks does.
   const Tensor originals = pictures(30, 64, 3);

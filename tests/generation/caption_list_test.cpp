@@ -47,5 +47,14 @@ TEST_F(CaptionList, RefusesWhatHoldsNone) {
   EXPECT_THAT(error({" "}, "good\n"), AllOf(HasSubstr("--caption"), HasSubstr("empty")));
 }
 
+TEST(Shortened, CutsBetweenCharacters) {
+  EXPECT_EQ(shortened(std::string(80, 'x')), std::string(80, 'x'));
+  EXPECT_EQ(shortened(std::string(81, 'x')), std::string(77, 'x') + "...");
+  std::string ants;
+  for (int i = 0; i < 40; ++i) ants += "蟻";  // three bytes each
+  EXPECT_EQ(shortened(ants), ants.substr(0, 75) + "...");
+  EXPECT_EQ(shortened("x" + ants), "x" + ants.substr(0, 75) + "...");
+}
+
 }  // namespace
 }  // namespace dalle::generation

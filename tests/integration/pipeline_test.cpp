@@ -1,6 +1,7 @@
 // ctest: slow
 // The whole main path in small: tokenizer -> dVAE -> CLIP -> prior -> reranked samples, and the commands on pictures.
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "dalle/data/image_codec.h"
@@ -124,6 +125,70 @@ TEST(Pipeline, TheScoresAreThoseOfThePictures) {
     EXPECT_LE(image["cosine"].get<double>(), before);
     before = image["cosine"];
   }
+}
+
+// What a user can get wrong about score-images: the message leads to it, and no file is left.
+TEST(Pipeline, ScoreImagesNamesBadInputAndLeavesNothing) {
+  const auto& system = TinySystem::instance();
+  const std::string good = system.file("grey.png", testing::make_png(16, 16, 2, 8, std::string(16 * 16 * 3, 'g')));
+  const std::string text = system.file("letter.png", "this is no picture");
+  struct Case {
+    const char* name;
+    std::vector<std::string> arguments;  // besides --json
+    int exit_code;
+    std::string message;
+  };
+  const std::string clip = system.at("clip");
+  const Case cases[] = {
+      {"empty caption", {good, "--clip", clip, "--caption", ""}, 2, "--caption: expected a text, got an empty one"},
+      {"no UTF-8", {good, "--clip", clip, "--caption", "caf\xE9"}, 2, "--caption: expected UTF-8 text"},
+      {"no caption", {good, "--clip", clip}, 2, "expected --caption TEXT"},
+      {"no pictures", {"--clip", clip, "--caption", "sun"}, 2, "expected picture files"},
+      {"no picture", {good, text, "--clip", clip, "--caption", "sun"}, 1, "letter.png"},
+      {"a folder", {good, clip, "--clip", clip, "--caption", "sun"}, 2, "expected a picture file, got a folder"},
+      {"a dVAE", {good, "--clip", system.at("dvae"), "--caption", "sun"}, 2, "expected a checkpoint of a clip"},
+      {"nothing there", {good, "--clip", system.at("nowhere"), "--caption", "sun"}, 2, "nowhere"}};
+  const auto before = listing(system / ".");
+  for (const Case& c : cases) {
+    auto arguments = c.arguments;
+    arguments.insert(arguments.end(), {"--json", system.at("bad-scores.json")});
+    const auto outcome = run("score-images", arguments);
+    EXPECT_EQ(outcome.exit_code, c.exit_code) << c.name << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(c.message)) << c.name;
+    EXPECT_EQ(outcome.out, "") << c.name;
+  }
+  for (const auto& [json, message] : std::map<std::string, std::string>{
+           {system.at("missing/scores.json"), "no folder " + system.at("missing")}, {clip, "got a folder"}}) {
+    const auto outcome = run("score-images", {good, "--clip", clip, "--caption", "sun", "--json", json});
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, AllOf(HasSubstr("--json " + json), HasSubstr(message), HasSubstr("hint: ")));
+    EXPECT_EQ(outcome.out, "") << "found before the work is done";
+  }
+  EXPECT_EQ(listing(system / "."), before);
+  const auto cut = run("score-images", {good, "--clip", clip, "--caption", std::string(10000, 'x')});
+  EXPECT_EQ(cut.exit_code, 0) << cut.err;
+  EXPECT_THAT(cut.err, AllOf(HasSubstr("longer than the 14 tokens that CLIP reads and was cut"),
+                             Not(HasSubstr(std::string(200, 'x')))));
+}
+
+TEST(Pipeline, RerankingIsJudgedByOthersThanTheReranker) {
+  const auto& system = TinySystem::instance();
+  run_well("sample-and-rerank",
+           sample_arguments(system, "judged", {"--caption", "red apple", "--caption", "balloon", "--candidates", "6"}));
+  const std::vector<std::string> arguments{"--samples",        system.at("judged"), "--data",
+                                           emoji("train.tar"), "--threads",         "1"};
+  const auto pixels = run("reranking-report", arguments);
+  EXPECT_EQ(pixels.exit_code, 1) << "two captions of a tiny model show nothing: " << pixels.out << pixels.err;
+  EXPECT_THAT(pixels.out, AllOf(HasSubstr("nearest training picture is its own"), HasSubstr("       2          6 "),
+                                HasSubstr("MISSED")));
+  auto with_judge = arguments;
+  with_judge.insert(with_judge.end(), {"--judge", system.at("clip")});
+  const auto refused = run("reranking-report", with_judge);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("expected another CLIP than the reranker"));
+  const auto lost = run("reranking-report", {"--samples", system.at("clip"), "--data", emoji("train.tar")});
+  EXPECT_EQ(lost.exit_code, 2);
+  EXPECT_THAT(lost.err, HasSubstr("one without scores.json"));
 }
 
 TEST(Pipeline, OtherOrdersNeedNoClip) {

@@ -128,6 +128,15 @@ TEST(Sampling, BadInputIsNamedAndLeavesNothing) {
   }
 }
 
+TEST(Sampling, CaptionsAreNoFolder) {
+  const auto& system = TinySystem::instance();
+  const auto folder = run("sample-and-rerank", sample_arguments(system, "no-file", {"--captions", system.at("clip")}));
+  EXPECT_EQ(folder.exit_code, 2);
+  EXPECT_THAT(folder.err,
+              AllOf(HasSubstr("--captions " + system.at("clip")), HasSubstr("expected a file, got a folder")));
+  EXPECT_FALSE(fs::exists(system / "no-file"));
+}
+
 TEST(Sampling, ALongCaptionIsCutWithAWarning) {
   const auto& system = TinySystem::instance();
   const auto outcome =

@@ -15,8 +15,11 @@ struct Recall {
 };
 Recall recall_at(const Tensor& image_features, const Tensor& text_features, int64_t k);
 
-/// Share of `pictures` whose nearest among `originals` is their own (same row), by L2 between pixels averaged to a
-/// 16 x 16 grid: a judge that knows nothing of CLIP. [N, 3, S, S] each; smaller pictures are compared as they are.
+/// Row of `originals` that is nearest to each picture, i64 [N], by L2 between pixels averaged to a 16 x 16 grid: a judge that
+/// knows nothing of CLIP. [N, 3, S, S] and [M, 3, S, S] in [0, 1]; smaller pictures are compared as they are.
+Tensor nearest_original(const Tensor& pictures, const Tensor& originals);
+
+/// Share of `pictures` whose nearest among `originals` is their own (same row). [N, 3, S, S] each.
 double nearest_original_rate(const Tensor& pictures, const Tensor& originals);
 
 }  // namespace dalle::evaluation

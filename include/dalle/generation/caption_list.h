@@ -11,4 +11,7 @@ namespace dalle::generation {
 /// there is none at all, where a given one is blank, and for text that is not UTF-8 or has a NUL byte, with the line.
 std::vector<std::string> read_captions(const std::vector<std::string>& given, const std::filesystem::path& file);
 
+/// At most 80 bytes of a caption for a message, cut between characters, "..." where something is left out.
+std::string shortened(const std::string& text);
+
 }  // namespace dalle::generation
