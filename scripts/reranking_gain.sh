@@ -47,7 +47,7 @@ split() {
     if ((number++ % 10 == 2)); then part=val; fi
     printf '%s\n%s\n' "${text%.txt}.png" "$text" >> "$out/$part.files"
   done < <(cd "$pictures" && find . -name '*.txt' | LC_ALL=C sort)
-  for part in train val; do tar cf "$out/$part.tar" -C "$pictures" --transform 's#^\./##; s#/#-#' -T "$out/$part.files"; done
+  for part in train val; do tar cf "$out/$part.tar" -C "$pictures" --transform 's#^[.]/##' --transform 's#/#-#' -T "$out/$part.files"; done
   rm -rf "$pictures"
 }
 
