@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <numeric>
@@ -12,6 +13,7 @@
 #include "dalle/core/random_cuda.h"
 #include "dalle/core/random_fill.h"
 #include "dalle/core/vector_math.h"
+#include "random_avx512.h"
 
 namespace dalle {
 namespace {
@@ -32,7 +34,8 @@ uint64_t mix(uint64_t x) {
 
 constexpr int64_t kLanes = 16;  // blocks computed side by side, so that the compiler can use vector registers
 
-constexpr int64_t kChunk = 4 * kLanes;  // elements of so many blocks
+using detail::kChunk;
+static_assert(kChunk == 4 * kLanes);
 
 // Words of the blocks first .. first + kLanes - 1 of one stream, transposed: words[w][lane].
 [[gnu::always_inline]] inline void philox_lanes(uint64_t first, RandomKey key, uint32_t (&words)[4][kLanes]) {
@@ -69,8 +72,8 @@ constexpr int64_t kChunk = 4 * kLanes;  // elements of so many blocks
 
 float to_unit(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }
 
-// Elements of chunk number `chunk` of one stream: uniform, or their Gumbel transform.
-[[gnu::target_clones("avx512f", "avx2", "default")]] void uniform_chunk(RandomKey key, int64_t chunk, float* out) {
+// Elements of chunk number `chunk` of one stream.
+[[gnu::target_clones("avx2", "default")]] void uniform_chunk_portable(RandomKey key, int64_t chunk, float* out) {
   uint32_t words[4][kLanes];
   philox_lanes(static_cast<uint64_t>(chunk * kLanes), key, words);
   for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -78,18 +81,19 @@ float to_unit(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0
   }
 }
 
-[[gnu::target_clones("avx512f", "avx2", "default")]] void gumbel_chunk(RandomKey key, int64_t chunk, float* out) {
-  uint32_t words[4][kLanes];
-  float noise[4][kLanes];
-  philox_lanes(static_cast<uint64_t>(chunk * kLanes), key, words);
-  for (int64_t word = 0; word < 4; ++word) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      noise[word][lane] = -vector_log(-vector_log(to_unit(words[word][lane])));
-    }
-  }
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    for (int64_t word = 0; word < 4; ++word) out[4 * lane + word] = noise[word][lane];
-  }
+void uniform_chunk(RandomKey key, int64_t chunk, float* out) {
+  if (detail::has_random_avx512()) return detail::uniform_chunk_avx512(key, chunk, out);
+  uniform_chunk_portable(key, chunk, out);
+}
+
+[[gnu::target_clones("avx512f", "avx2", "default")]] void to_gumbel(float* chunk) {
+  for (int64_t i = 0; i < kChunk; ++i) chunk[i] = -vector_log(-vector_log(chunk[i]));
+}
+
+// Its Gumbel transform.
+void gumbel_chunk(RandomKey key, int64_t chunk, float* out) {
+  uniform_chunk(key, chunk, out);
+  to_gumbel(out);
 }
 
 using ChunkFunction = void (*)(RandomKey key, int64_t chunk, float* out);
@@ -213,6 +217,20 @@ void fill_gumbel(RandomKey key, int64_t offset, int64_t size, float* out) {
 
 void fill_uniform(RandomKey key, int64_t offset, int64_t size, float* out) {
   fill_row(uniform_chunk, key, offset, size, out);
+}
+
+void largest_uniforms(RandomKey key, int64_t offset, int64_t size, float* largest) {
+  int64_t done = 0;  // stretches
+  if (offset % kChunk == 0 && detail::has_random_avx512()) {
+    done = size / kChunk;
+    detail::largest_uniforms_avx512(key, offset / kChunk, done, largest);
+  }
+  float stretch[kChunk];
+  for (; done * kChunk < size; ++done) {
+    const int64_t count = std::min(kChunk, size - done * kChunk);
+    fill_uniform(key, offset + done * kChunk, count, stretch);
+    largest[done] = *std::max_element(stretch, stretch + count);
+  }
 }
 
 Tensor normal(RandomKey key, int64_t size) {

@@ -14,6 +14,15 @@ namespace {
 constexpr int64_t kGroupRows = 4;  // for a thread: then one meeting of the threads a step, rather than one a product
 constexpr int64_t kThreadWork = 1 << 16;  // multiply-adds that are worth waking a thread for
 constexpr int64_t kChunkRows = 32;        // whose scores of one head stay in the cache
+constexpr int64_t kRowsAhead = 3;         // whose short stretches of cache no processor foresees
+
+// x in the form of the cache.
+const float* in_form_of(const float*, const float* x, int64_t, std::vector<uint16_t>&) { return x; }
+const uint16_t* in_form_of(const uint16_t*, const float* x, int64_t size, std::vector<uint16_t>& rounded) {
+  if (static_cast<int64_t>(rounded.size()) < size) rounded.resize(static_cast<size_t>(size));
+  detail::store(x, size, rounded.data());
+  return rounded.data();
+}
 
 class FusedDecoder : public Decoder {
  public:
@@ -126,6 +135,8 @@ class FusedDecoder : public Decoder {
     const auto visible = layout.visible(slot);
     const int64_t size = parts_.head_dim, dim = config_.dim, text = config_.text_context;
     const int64_t stride = text + layout.max_visible(), capacity = layout.capacity();
+    int64_t num_visible = 0;
+    for (const CacheSpan& span : visible) num_visible += span.size;
     const auto& cached =
         texts_[static_cast<size_t>(begin / batch_)]->heads[static_cast<size_t>(layer * config_.num_heads + head)];
     AttentionScratch& scratch = attention_scratch();
@@ -136,14 +147,22 @@ class FusedDecoder : public Decoder {
     const int64_t to_values = config_.num_heads * capacity * size;
     layers::multiply(rows_.qkv + begin * 3 * dim + head * size, 3 * dim, end - begin, cached.keys, nullptr, scores,
                      stride, scratch.product);
+    const auto ask_for = [&](const T* cached_row) {
+      constexpr int64_t kLine = 64 / sizeof(T);
+      for (const CacheSpan& span : visible) {
+        for (int64_t i = 0; i < span.size * size; i += kLine) __builtin_prefetch(cached_row + span.begin * size + i);
+      }
+    };
     for (int64_t row = begin; row < end; ++row) {
+      if (row + kRowsAhead < end) ask_for(keys_of(row + kRowsAhead));
       const float* q = rows_.qkv + row * 3 * dim + head * size;
       T *keys = keys_of(row), *here = keys + layout.position(slot) * size;
       detail::store(q + dim, size, here);
       detail::store(q + 2 * dim, size, here + to_values);
       float *score = scores + (row - begin) * stride, *next = score + text;
+      const T* query = in_form_of(keys, q, size, scratch.rounded);
       for (const CacheSpan& span : visible) {
-        detail::dots(q, keys + span.begin * size, span.size, size, next);
+        detail::dots(query, keys + span.begin * size, span.size, size, next);
         next += span.size;
       }
       sums[row - begin] = detail::exponentials(next - score, score);
@@ -151,8 +170,9 @@ class FusedDecoder : public Decoder {
     float* out = rows_.attended + begin * dim + head * size;
     layers::multiply(scores, stride, end - begin, cached.values, nullptr, out, dim, scratch.product);
     for (int64_t row = begin; row < end; ++row, out += dim) {
-      const float* weights = scores + (row - begin) * stride + text;
+      if (row + kRowsAhead < end) ask_for(keys_of(row + kRowsAhead) + to_values);
       const T* values = keys_of(row) + to_values;
+      const T* weights = in_form_of(values, scores + (row - begin) * stride + text, num_visible, scratch.rounded);
       for (const CacheSpan& span : visible) {
         detail::add_values(weights, values + span.begin * size, span.size, size, out);
         weights += span.size;

@@ -55,6 +55,7 @@ struct RowBuffers {
 /// What one thread needs for attention.
 struct AttentionScratch {
   std::vector<float> scores;
+  std::vector<uint16_t> rounded;  // a query, or a row's weights, as the cache's bf16
   layers::ProductScratch product;
 };
 AttentionScratch& attention_scratch();

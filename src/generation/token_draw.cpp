@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "dalle/core/avx512.h"
 #include "dalle/core/random_fill.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
@@ -95,6 +96,65 @@ Threshold reach(std::span<const float> x, const float* weights, double target) {
   return found;
 }
 
+constexpr int64_t kStretch = 64;     // tokens with one bound
+constexpr int64_t kStretches = 256;  // with bounds at a time
+
+DALLE_VECTORISED void portable_maxima(const float* x, int64_t stretches, float* out) {
+  for (int64_t i = 0; i < stretches; ++i) out[i] = maximum(x + i * kStretch, kStretch);
+}
+
+DALLE_AVX512 void avx512_maxima(const float* x, int64_t stretches, float* out) {
+  for (int64_t i = 0; i < stretches; ++i, x += kStretch) {
+    __m512 largest = _mm512_set1_ps(kNever);
+    for (int64_t c = 0; c < kStretch; c += 16) largest = _mm512_max_ps(_mm512_loadu_ps(x + c), largest);  // not NaN
+    out[i] = _mm512_reduce_max_ps(largest);
+  }
+}
+
+// The largest logit of each stretch; NaN counts for nothing.
+void stretch_maxima(const float* x, int64_t size, float* out) {
+  static const bool has_avx512 = __builtin_cpu_supports("x86-64-v4") != 0;
+  const int64_t whole = size / kStretch;
+  (has_avx512 ? avx512_maxima : portable_maxima)(x, whole, out);
+  if (whole * kStretch < size) out[whole] = maximum(x + whole * kStretch, size - whole * kStretch);
+}
+
+// bounds = logits + Gumbel noise of the largest uniform numbers, given in `bounds`.
+DALLE_VECTORISED void add_largest_noise(const float* logits, int64_t stretches, float* bounds) {
+  for (int64_t i = 0; i < stretches; ++i) bounds[i] = logits[i] - vector_log(-vector_log(bounds[i]));
+}
+
+struct Winner {
+  float score = kNever;
+  int64_t index = 0;
+};
+
+// Noise rises with the uniform number that it is made of. So a stretch whose largest logit with its largest noise stays below
+// the best score so far has no winner; after the stretch with the largest bound, few are left to look into.
+void draw_among(const float* logits, int64_t size, RandomKey key, int64_t offset, int64_t first_index, Winner& winner) {
+  constexpr float kSlack = 1e-3f;  // more than what the noise's own logarithms and sums round
+  const int64_t stretches = (size + kStretch - 1) / kStretch;
+  float bounds[kStretches], maxima[kStretches], noise[kStretch];
+  largest_uniforms(key, offset, size, bounds);
+  stretch_maxima(logits, size, maxima);
+  add_largest_noise(maxima, stretches, bounds);
+  const auto examine = [&](int64_t stretch) {
+    const int64_t first = stretch * kStretch, count = std::min(kStretch, size - first);
+    fill_gumbel(key, offset + first, count, noise);
+    for (int64_t i = first; i < first + count; ++i) {
+      const float score = logits[i] + noise[i - first];
+      const int64_t index = first_index + i;
+      if (score > winner.score || (score == winner.score && index < winner.index)) winner = {score, index};
+    }
+  };
+  const int64_t likeliest = std::max_element(bounds, bounds + stretches) - bounds;
+  examine(likeliest);
+  for (int64_t stretch = 0; stretch < stretches; ++stretch) {
+    if (stretch == likeliest || !(bounds[stretch] >= winner.score - kSlack * (1 + std::abs(winner.score)))) continue;
+    examine(stretch);
+  }
+}
+
 }  // namespace
 
 DALLE_VECTORISED void guide(std::span<float> conditional, std::span<const float> null, float guidance) {
@@ -124,29 +184,14 @@ void filter_row(std::span<float> logits, const FilterOptions& options) {
   }
 }
 
-// Noise rises with the uniform number that it is made of. So a stretch whose largest logit with its largest noise stays below
-// the best score so far has no winner, and most stretches need no logarithms.
 int64_t gumbel_argmax(std::span<const float> logits, RandomKey key, int64_t offset) {
-  constexpr int64_t kStretch = 64;
-  constexpr double kSlack = 1e-3;  // more than what the noise's own logarithms and sums round
   const auto size = static_cast<int64_t>(logits.size());
-  float noise[kStretch], best = kNever;
-  int64_t winner = 0;
-  for (int64_t first = 0; first < size; first += kStretch) {
-    const int64_t count = std::min(kStretch, size - first);
-    const float* row = logits.data() + first;
-    fill_uniform(key, offset + first, count, noise);
-    const auto largest = static_cast<double>(maximum(noise, count));
-    const double bound = static_cast<double>(maximum(row, count)) - std::log(-std::log(largest));
-    if (bound + kSlack * (1 + std::abs(bound)) < static_cast<double>(best)) continue;
-    fill_gumbel(key, offset + first, count, noise);
-    for (int64_t i = 0; i < count; ++i) {
-      if (!(row[i] + noise[i] > best)) continue;
-      best = row[i] + noise[i];
-      winner = first + i;
-    }
+  Winner winner;
+  for (int64_t first = 0; first < size; first += kStretch * kStretches) {
+    const int64_t count = std::min(kStretch * kStretches, size - first);
+    draw_among(logits.data() + first, count, key, offset + first, first, winner);
   }
-  return winner;
+  return winner.index;
 }
 
 double log_probability(std::span<const float> logits, int64_t token) {

@@ -1,4 +1,8 @@
 // Private to packed_weights.cpp: the innermost loops of its products.
+//
+// int8 is exact in 32-bit integers. A row's 16-bit number x is the unsigned x + 32768 = 256 high + low; bytes of four
+// neighbours lie together, the high ones first. A panel's stretch begins with 32768 times the sum of its weights, int32 for
+// each column, which is taken off again. Sums may wrap on the way: the result, 32767 * 127 * 512 at most, fits.
 #pragma once
 
 #include <cstdint>
@@ -9,20 +13,32 @@ inline constexpr int64_t kPanelColumns = 64;
 inline constexpr int64_t kTileRows = 6;
 
 /// sum[r, c] = (or, if adds, +=) the product of `rows` (1 .. 6) rows with a stretch of a panel of `width` (16, 32, 48 or 64) columns.
-/// steps: of one number (f32) or of a pair of neighbours along the depth (bf16, int8). x_stride in elements of x.
+/// steps: of one number (f32), a pair (bf16) or four (int8) neighbours along the depth. x_stride in elements of x.
 /// sum_stride is kPanelColumns.
 template <class Row, class Weight>
 using TileKernel = void (*)(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width,
                             int64_t steps, float* sum, bool adds);
 
-struct TileKernels {
-  TileKernel<float, float> f32;
-  TileKernel<uint16_t, uint16_t> bf16;
-  TileKernel<int16_t, int8_t> int8;
+/// The same for one row and two panels of 64 columns, sum[0 .. 127]: one panel's sums alone would wait for each other. Every
+/// number is bitwise that of TileKernel.
+template <class Row, class Weight>
+using PairKernel = void (*)(const Row* x, const Weight* first, const Weight* second, int64_t steps, float* sum,
+                            bool adds);
+
+template <class Row, class Weight>
+struct Kernels {
+  TileKernel<Row, Weight> tile = nullptr;
+  PairKernel<Row, Weight> pair = nullptr;  // null: none
+};
+
+struct ProductKernelSet {
+  Kernels<float, float> f32;
+  Kernels<uint16_t, uint16_t> bf16;
+  Kernels<int16_t, int8_t> int8;
 };
 
 /// Null where this processor lacks the instructions.
-TileKernels avx512_kernels();
-TileKernels portable_kernels();
+ProductKernelSet avx512_kernels();
+ProductKernelSet portable_kernels();
 
 }  // namespace dalle::layers::detail

@@ -1,5 +1,5 @@
-// Tiles of up to 6 rows by 64 columns whose 24 sums stay in registers. A step along the depth loads 4 registers of weights
-// and one number (or pair) of each row.
+// Tiles of up to 6 rows (int8: 3, with two sums for each number) by 64 columns whose 24 sums stay in registers. A step along
+// the depth loads 4 registers of weights and one number (or pair, or four) of each row.
 #include <array>
 #include <cstring>
 #include <utility>
@@ -19,17 +19,33 @@ __attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 p
   _mm512_storeu_ps(sum, adds ? _mm512_add_ps(_mm512_loadu_ps(sum), part) : part);
 }
 
+// One panel, or two for a single row, whose registers are the first 4 and the last 4 of 8.
+template <int M, int V, class Weight>
+struct Panels {
+  const Weight* first;
+  const Weight* second;  // read only where V is 8
+  int64_t step;          // numbers of one register
+
+  const Weight* at(int v) const { return v < 4 ? first + v * step : second + (v - 4) * step; }
+  void advance() {
+    first += (V < 4 ? V : 4) * step;
+    if (V > 4) second += 4 * step;
+  }
+};
+
 template <int M, int V>
-DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* w, int64_t steps, float* sum, bool adds) {
+DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first, const float* second, int64_t steps,
+                           float* sum, bool adds) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
   }
-  for (int64_t k = 0; k < steps; ++k, w += V * 16) {
+  Panels<M, V, float> panels{first, second, 16};
+  for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512 b[V];
     for (int v = 0; v < V; ++v) {
-      b[v] = _mm512_loadu_ps(w + v * 16);
-      if (M == 1) ask_for(w + v * 16);
+      b[v] = _mm512_loadu_ps(panels.at(v));
+      if (M == 1) ask_for(panels.at(v));
     }
     for (int m = 0; m < M; ++m) {
       const __m512 a = _mm512_set1_ps(x[m * x_stride + k]);
@@ -41,27 +57,28 @@ DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* w, int
   }
 }
 
-int32_t pair_at(const void* x) {
-  int32_t pair;
-  std::memcpy(&pair, x, sizeof pair);
-  return pair;
+int32_t word_at(const void* x) {
+  int32_t word;
+  std::memcpy(&word, x, sizeof word);
+  return word;
 }
 
 template <int M, int V>
-DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps, float* sum,
-                                 bool adds) {
+DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* first, const uint16_t* second,
+                                 int64_t steps, float* sum, bool adds) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
   }
-  for (int64_t k = 0; k < steps; ++k, w += V * 32) {
+  Panels<M, V, uint16_t> panels{first, second, 32};
+  for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512bh b[V];
     for (int v = 0; v < V; ++v) {
-      b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + v * 32));
-      if (M == 1) ask_for(w + v * 32);
+      b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panels.at(v)));
+      if (M == 1) ask_for(panels.at(v));
     }
     for (int m = 0; m < M; ++m) {
-      const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at(x + m * x_stride + 2 * k)));
+      const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(word_at(x + m * x_stride + 2 * k)));
       for (int v = 0; v < V; ++v) acc[m][v] = _mm512_dpbf16_ps(acc[m][v], b[v], a);
     }
   }
@@ -70,68 +87,105 @@ DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint
   }
 }
 
+// Sums by lane: GCC 12 keeps arrays of __m512i, whose lanes it takes for 64-bit ones, in memory besides.
+using Int32s = int32_t __attribute__((vector_size(64)));
+
+DALLE_AVX512_VNNI_PART Int32s add_products(Int32s sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+  const auto lanes = reinterpret_cast<__m512i>(sum);
+  return reinterpret_cast<Int32s>(_mm512_dpbusd_epi32(lanes, unsigned_bytes, signed_bytes));
+}
+
 template <int M, int V>
-DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* w, int64_t steps, float* sum,
-                                 bool adds) {
-  __m512i acc[M][V];
+DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* first, const int8_t* second,
+                                 int64_t steps, float* sum, bool adds) {
+  Int32s high[M][V], low[M][V];
   for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_si512();
+    for (int v = 0; v < V; ++v) {
+      high[m][v] = Int32s{};
+      low[m][v] = Int32s{};
+    }
   }
-  for (int64_t k = 0; k < steps; ++k, w += V * 32) {
+  Panels<M, V, int8_t> panels{first, second, 64};
+  panels.advance();  // past what is taken off in the end
+  for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512i b[V];
     for (int v = 0; v < V; ++v) {
-      b[v] = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + v * 32)));
-    }
-    if (M == 1) {
-      ask_for(w);
-      if (V > 2) ask_for(w + 64);
+      b[v] = _mm512_loadu_si512(panels.at(v));
+      if (M == 1) ask_for(panels.at(v));
     }
     for (int m = 0; m < M; ++m) {
-      const __m512i a = _mm512_set1_epi32(pair_at(x + m * x_stride + 2 * k));
-      for (int v = 0; v < V; ++v) acc[m][v] = _mm512_dpwssd_epi32(acc[m][v], b[v], a);
+      const int16_t* four = x + m * x_stride + 4 * k;
+      const __m512i a_high = _mm512_set1_epi32(word_at(four)), a_low = _mm512_set1_epi32(word_at(four + 2));
+      for (int v = 0; v < V; ++v) high[m][v] = add_products(high[m][v], a_high, b[v]);
+      for (int v = 0; v < V; ++v) low[m][v] = add_products(low[m][v], a_low, b[v]);
     }
   }
+  const Panels<M, V, int8_t> begin{first, second, 64};
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) {
-      store_sum(_mm512_cvtepi32_ps(acc[m][v]), sum + m * kPanelColumns + v * 16, adds);
+      const __m512i upper = _mm512_slli_epi32(reinterpret_cast<__m512i>(high[m][v]), 8);
+      const __m512i both = _mm512_add_epi32(upper, reinterpret_cast<__m512i>(low[m][v]));
+      const __m512i exact = _mm512_sub_epi32(both, _mm512_loadu_si512(begin.at(v)));
+      store_sum(_mm512_cvtepi32_ps(exact), sum + m * kPanelColumns + v * 16, adds);
     }
   }
 }
 
+// Rows and registers a row that one tile of each format takes: 24 sums in registers.
 template <int M, int V>
 struct F32Tile {
+  static constexpr int64_t kRows = 6;
   static constexpr auto run = tile_f32<M, V>;
 };
 template <int M, int V>
 struct Bf16Tile {
+  static constexpr int64_t kRows = 6;
   static constexpr auto run = tile_bf16<M, V>;
 };
 template <int M, int V>
 struct Int8Tile {
+  static constexpr int64_t kRows = 3;
   static constexpr auto run = tile_int8<M, V>;
 };
 
-// The tile for a number of rows and of registers a row.
+// The tile for a number of rows and of registers a row; more rows than a tile has in two halves.
 template <template <int, int> class Tile, class Row, class Weight>
 void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width, int64_t steps,
               float* sum, bool adds) {
-  using Function = void (*)(const Row*, int64_t, const Weight*, int64_t, float*, bool);
+  constexpr int64_t kRows = Tile<1, 1>::kRows;
+  static_assert(2 * kRows >= kTileRows);
+  using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, float*, bool);
   static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
     return std::array<Function, sizeof...(I)>{Tile<I / 4 + 1, I % 4 + 1>::run...};
   }
-  (std::make_integer_sequence<int, static_cast<int>(kTileRows) * 4>());
-  table[static_cast<size_t>((rows - 1) * 4 + width / 16 - 1)](x, x_stride, panel, steps, sum, adds);
+  (std::make_integer_sequence<int, static_cast<int>(kRows) * 4>());
+  const auto run = [&](int64_t begin, int64_t count) {
+    table[static_cast<size_t>((count - 1) * 4 + width / 16 - 1)](x + begin * x_stride, x_stride, panel, nullptr, steps,
+                                                                 sum + begin * kPanelColumns, adds);
+  };
+  if (rows <= kRows) return run(0, rows);
+  run(0, rows / 2);
+  run(rows / 2, rows - rows / 2);
+}
+
+template <template <int, int> class Tile, class Row, class Weight>
+void pair(const Row* x, const Weight* first, const Weight* second, int64_t steps, float* sum, bool adds) {
+  Tile<1, 8>::run(x, 0, first, second, steps, sum, adds);
+}
+
+template <template <int, int> class Tile, class Row, class Weight>
+Kernels<Row, Weight> kernels_if(bool has) {
+  if (!has) return {};
+  return {dispatch<Tile, Row, Weight>, pair<Tile, Row, Weight>};
 }
 
 }  // namespace
 
-TileKernels avx512_kernels() {
+ProductKernelSet avx512_kernels() {
   const bool has = __builtin_cpu_supports("x86-64-v4") != 0;
-  const bool has_bf16 = has && __builtin_cpu_supports("avx512bf16") != 0;
-  const bool has_int8 = has && __builtin_cpu_supports("avx512vnni") != 0;
-  return {.f32 = has ? dispatch<F32Tile, float, float> : nullptr,
-          .bf16 = has_bf16 ? dispatch<Bf16Tile, uint16_t, uint16_t> : nullptr,
-          .int8 = has_int8 ? dispatch<Int8Tile, int16_t, int8_t> : nullptr};
+  return {.f32 = kernels_if<F32Tile, float, float>(has),
+          .bf16 = kernels_if<Bf16Tile, uint16_t, uint16_t>(has && __builtin_cpu_supports("avx512bf16") != 0),
+          .int8 = kernels_if<Int8Tile, int16_t, int8_t>(has && __builtin_cpu_supports("avx512vnni") != 0)};
 }
 
 }  // namespace dalle::layers::detail

@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "dalle/core/bf16.h"
 #include "dalle/core/vectorise.h"
@@ -25,16 +27,27 @@ constexpr float kLargest8 = 127, kLargest16 = 32767;
 struct Shape {
   int64_t step;   // neighbours along the depth that lie together
   int64_t bytes;  // of a number
+  int64_t head;   // numbers of each column before a stretch's first
+
+  int64_t padded(int64_t depth) const { return (depth + step - 1) / step * step; }
+  /// Numbers of one column up to depth k, where a stretch begins.
+  int64_t stretch(int64_t k) const { return k + k / kDepthBlock * head; }
+  /// Of a whole column.
+  int64_t column(int64_t depth) const { return padded(depth) + (padded(depth) + kDepthBlock - 1) / kDepthBlock * head; }
+  /// Where in a panel of `width` columns number (column, k) lies.
+  int64_t place(int64_t column, int64_t k, int64_t width) const {
+    return (k / step * step + (k / kDepthBlock + 1) * head) * width + column * step + k % step;
+  }
 };
 
 Shape shape_of(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
-      return {1, 4};
+      return {1, 4, 0};
     case WeightFormat::kBf16:
-      return {2, 2};
+      return {2, 2, 0};
     case WeightFormat::kInt8:
-      return {2, 1};
+      return {4, 1, 4};
   }
   return {};
 }
@@ -58,6 +71,22 @@ DALLE_VECTORISED float largest_magnitude(const float* x, int64_t size) {
 DALLE_VECTORISED void to_int16(const float* x, int64_t size, float inverse, int16_t* out) {
   for (int64_t i = 0; i < size; ++i) {
     out[i] = static_cast<int16_t>(__builtin_rintf(x[i] * inverse));  // no sum that a compiler could fuse or not
+  }
+}
+
+// In place, 16-bit numbers to what the integer kernels read: of each four plus 32768, four high bytes, then four low ones.
+DALLE_VECTORISED void split_bytes(int16_t* x, int64_t fours) {
+  const auto gather = [](uint64_t bytes) {  // every other byte, to the low half
+    bytes &= 0x00FF00FF00FF00FFu;
+    bytes = (bytes | (bytes >> 8)) & 0x0000FFFF0000FFFFu;
+    return (bytes | (bytes >> 16)) & 0x00000000FFFFFFFFu;
+  };
+  for (int64_t i = 0; i < fours; ++i) {
+    uint64_t four;
+    std::memcpy(&four, x + 4 * i, sizeof four);
+    four ^= 0x8000800080008000u;
+    four = gather(four >> 8) | gather(four) << 32;
+    std::memcpy(x + 4 * i, &four, sizeof four);
   }
 }
 
@@ -120,23 +149,28 @@ DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t 
   for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
     int32_t exact[kPanelColumns] = {};
     float part[kPanelColumns];
-    const int8_t* w = panel;
-    for (int64_t k = 0; k < steps; ++k, w += 2 * width) {
-      const int32_t even = x[2 * k], odd = x[2 * k + 1];
-      for (int64_t c = 0; c < width; ++c) exact[c] += even * w[2 * c] + odd * w[2 * c + 1];
+    const int8_t* w = panel + 4 * width;  // without what takes off 32768, which is never added here
+    for (int64_t k = 0; k < steps; ++k, w += 4 * width) {
+      uint8_t bytes[8];
+      std::memcpy(bytes, x + 4 * k, sizeof bytes);
+      int32_t number[4];
+      for (int i = 0; i < 4; ++i) number[i] = 256 * bytes[i] + bytes[4 + i] - 32768;
+      for (int64_t c = 0; c < width; ++c) {
+        for (int i = 0; i < 4; ++i) exact[c] += number[i] * w[4 * c + i];
+      }
     }
     for (int64_t c = 0; c < width; ++c) part[c] = static_cast<float>(exact[c]);
     add_part(part, width, sum, adds);
   }
 }
 
-const detail::TileKernels& kernels_of(ProductKernels kernels) {
-  static const detail::TileKernels portable = detail::portable_kernels();
-  static const detail::TileKernels fastest = [] {
-    detail::TileKernels found = detail::avx512_kernels();
-    if (found.f32 == nullptr) found.f32 = portable.f32;
-    if (found.bf16 == nullptr) found.bf16 = portable.bf16;
-    if (found.int8 == nullptr) found.int8 = portable.int8;
+const detail::ProductKernelSet& kernels_of(ProductKernels kernels) {
+  static const detail::ProductKernelSet portable = detail::portable_kernels();
+  static const detail::ProductKernelSet fastest = [] {
+    detail::ProductKernelSet found = detail::avx512_kernels();
+    if (found.f32.tile == nullptr) found.f32 = portable.f32;
+    if (found.bf16.tile == nullptr) found.bf16 = portable.bf16;
+    if (found.int8.tile == nullptr) found.int8 = portable.int8;
     return found;
   }();
   return kernels == ProductKernels::kPortable ? portable : fastest;
@@ -144,7 +178,9 @@ const detail::TileKernels& kernels_of(ProductKernels kernels) {
 
 }  // namespace
 
-detail::TileKernels detail::portable_kernels() { return {portable_f32, portable_bf16, portable_int8}; }
+detail::ProductKernelSet detail::portable_kernels() {
+  return {.f32 = {portable_f32}, .bf16 = {portable_bf16}, .int8 = {portable_int8}};
+}
 
 PackedWeights::PackedWeights(const Tensor& weight_NK, WeightFormat format) {
   TORCH_CHECK_VALUE(weight_NK.dim() == 2 && weight_NK.is_cpu() && weight_NK.scalar_type() == at::kFloat,
@@ -158,17 +194,34 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
                              int64_t depth_stride, WeightFormat format)
     : columns_(columns), depth_(depth), format_(format) {
   TORCH_CHECK_VALUE(columns > 0 && depth > 0, "[packed weights] an empty matrix, ", columns, " x ", depth);
-  const auto [step, bytes] = shape_of(format);
-  const int64_t padded_depth = round_up(depth, step);
-  data_ = at::zeros({round_up(columns, 16) * padded_depth * bytes}, at::kByte);
+  const Shape shape = shape_of(format);
+  data_ = at::zeros({round_up(columns, 16) * shape.column(depth) * shape.bytes}, at::kByte);
   if (format == WeightFormat::kInt8) scale_.resize(static_cast<size_t>(columns));
   auto* packed = data_.mutable_data_ptr<uint8_t>();
   packed_ = packed;
+  const auto width_of = [&](int64_t panel) {
+    return std::min(kPanelColumns, round_up(columns - panel * kPanelColumns, 16));
+  };
+  const auto panel_of = [&](int64_t panel, auto* numbers) {
+    return numbers + panel * kPanelColumns * shape.column(depth);
+  };
   const auto put = [&](int64_t panel, int64_t column, auto* numbers, auto convert) {
-    const int64_t width = std::min(kPanelColumns, round_up(columns - panel * kPanelColumns, 16));
-    numbers += panel * kPanelColumns * padded_depth + column * step;
+    const int64_t width = width_of(panel);
     const float* from = data + (panel * kPanelColumns + column) * column_stride;
-    for (int64_t k = 0; k < depth; ++k) numbers[k / step * width * step + k % step] = convert(from[k * depth_stride]);
+    numbers = panel_of(panel, numbers);
+    for (int64_t k = 0; k < depth; ++k) numbers[shape.place(column, k, width)] = convert(from[k * depth_stride]);
+  };
+  const auto put_heads = [&](int64_t panel, int64_t column, uint8_t* bytes) {  // of a column of int8
+    const int64_t width = width_of(panel);
+    bytes = panel_of(panel, bytes);
+    for (int64_t k = 0; k < depth; k += kDepthBlock) {
+      int32_t sum = 0;
+      for (int64_t i = k; i < std::min(depth, k + kDepthBlock); ++i) {
+        sum += std::bit_cast<int8_t>(bytes[shape.place(column, i, width)]);
+      }
+      sum *= 32768;
+      std::memcpy(bytes + shape.stretch(k) * width + column * 4, &sum, sizeof sum);
+    }
   };
   at::parallel_for(0, columns, kPanelColumns, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
@@ -188,6 +241,7 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
         const float inverse = largest == 0 ? 0 : kLargest8 / largest;
         put(panel, column, reinterpret_cast<int8_t*>(packed),
             [inverse](float x) { return static_cast<int8_t>(std::nearbyint(x * inverse)); });
+        put_heads(panel, column, packed);
       }
     }
   });
@@ -206,55 +260,89 @@ struct PackedProduct {
   const float* row_scale = nullptr;
 
   template <class Row, class Weight>
-  void run(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t rows) const {
+  void run(const detail::Kernels<Row, Weight>& kernels, const Row* x, int64_t x_stride, int64_t rows) const {
     const int64_t panels = (weight.columns_ + kPanelColumns - 1) / kPanelColumns;
-    const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns));
-    at::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t at_once = rows == 1 && kernels.pair != nullptr ? 2 : 1, units = (panels + at_once - 1) / at_once;
+    const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns * at_once));
+    at::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin * at_once; panel < std::min(end * at_once, panels); ++panel) {
+        if (at_once == 2 && panel % 2 == 0 && (panel + 2) * kPanelColumns <= weight.columns_) {
+          two_panels(kernels.pair, x, panel++);
+          continue;
+        }
         for (int64_t row = 0; row < rows; row += kRowChunk) {
-          chunk(kernel, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
+          chunk(kernels.tile, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
         }
       }
     });
+  }
+
+  // The depth's stretches: f(k, steps, numbers of a panel before the stretch).
+  template <class F>
+  void over_depth(int64_t width, F f) const {
+    const Shape shape = shape_of(weight.format_);
+    const int64_t padded = shape.padded(weight.depth_);
+    for (int64_t k = 0; k < padded; k += kDepthBlock) {
+      f(k, std::min(kDepthBlock, padded - k) / shape.step, shape.stretch(k) * width);
+    }
+  }
+
+  template <class Weight>
+  const Weight* panel_data(int64_t panel) const {
+    return reinterpret_cast<const Weight*>(weight.packed_) +
+           panel * kPanelColumns * shape_of(weight.format_).column(weight.depth_);
   }
 
   template <class Row, class Weight>
   void chunk(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t first_row, int64_t rows,
              int64_t panel) const {
     alignas(64) float sum[kRowChunk * kPanelColumns];
-    const int64_t step = shape_of(weight.format_).step;
-    const int64_t padded = round_up(weight.depth_, step), column = panel * kPanelColumns;
-    const int64_t columns = std::min(kPanelColumns, weight.columns_ - column), width = round_up(columns, 16);
-    const auto* packed = reinterpret_cast<const Weight*>(weight.packed_) + column * padded;
+    const int64_t width = std::min(kPanelColumns, round_up(weight.columns_ - panel * kPanelColumns, 16));
+    const Weight* data = panel_data<Weight>(panel);
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-    for (int64_t k = 0; k < padded; k += kDepthBlock) {
+    over_depth(width, [&](int64_t k, int64_t steps, int64_t before) {
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
-        kernel(x + r * x_stride + k, x_stride, count, packed + k * width, width,
-               std::min(kDepthBlock, padded - k) / step, sum + r * kPanelColumns, /*adds=*/k > 0);
+        kernel(x + r * x_stride + k, x_stride, count, data + before, width, steps, sum + r * kPanelColumns,
+               /*adds=*/k > 0);
       }
-    }
-    const float* scale = weight.scale_.empty() ? nullptr : weight.scale_.data() + column;
-    for (int64_t r = 0; r < rows; ++r) {
-      finish_row(sum + r * kPanelColumns, columns, scale, scale == nullptr ? 1 : row_scale[first_row + r],
-                 bias == nullptr ? nullptr : bias + column, out + (first_row + r) * out_stride + column);
-    }
+    });
+    for (int64_t r = 0; r < rows; ++r) finish(sum + r * kPanelColumns, first_row + r, panel);
   }
 
-  // Rows as pairs of 16-bit numbers, an odd depth padded with zero.
+  template <class Row, class Weight>
+  void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t panel) const {
+    alignas(64) float sum[2 * kPanelColumns];
+    const Weight *first = panel_data<Weight>(panel), *second = panel_data<Weight>(panel + 1);
+    over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before) {
+      kernel(x + k, first + before, second + before, steps, sum, /*adds=*/k > 0);
+    });
+    finish(sum, 0, panel);
+    finish(sum + kPanelColumns, 0, panel + 1);
+  }
+
+  void finish(const float* sum, int64_t row, int64_t panel) const {
+    const int64_t column = panel * kPanelColumns, columns = std::min(kPanelColumns, weight.columns_ - column);
+    const float* scale = weight.scale_.empty() ? nullptr : weight.scale_.data() + column;
+    finish_row(sum, columns, scale, scale == nullptr ? 1 : row_scale[row], bias == nullptr ? nullptr : bias + column,
+               out + row * out_stride + column);
+  }
+
+  // Rows as 16-bit numbers, the depth padded with zeros.
   int64_t convert(const float* x, int64_t x_stride, int64_t rows, ProductScratch& scratch) {
-    const int64_t depth = weight.depth_, padded = round_up(depth, 2);
+    const int64_t depth = weight.depth_, padded = shape_of(weight.format_).padded(depth);
     const bool is_int8 = weight.format_ == WeightFormat::kInt8;
     if (static_cast<int64_t>(scratch.rows_.size()) < rows * padded)
       scratch.rows_.resize(static_cast<size_t>(rows * padded));
     if (static_cast<int64_t>(scratch.scale_.size()) < rows) scratch.scale_.resize(static_cast<size_t>(rows));
     for (int64_t r = 0; r < rows; ++r, x += x_stride) {
       int16_t* to = scratch.rows_.data() + r * padded;
-      to[padded - 1] = 0;
+      std::fill(to + depth, to + padded, int16_t{0});
       if (is_int8) {
         const float largest = largest_magnitude(x, depth);
         scratch.scale_[static_cast<size_t>(r)] = largest / kLargest16;
         to_int16(x, depth, largest == 0 ? 0 : kLargest16 / largest, to);
+        split_bytes(to, padded / 4);
       } else {
         to_bf16(x, depth, to);
       }
@@ -263,7 +351,7 @@ struct PackedProduct {
     return padded;
   }
 
-  void run_converted(const detail::TileKernels& kernels, const float* x, int64_t x_stride, int64_t rows,
+  void run_converted(const detail::ProductKernelSet& kernels, const float* x, int64_t x_stride, int64_t rows,
                      ProductScratch& scratch) {
     const int64_t stride = convert(x, x_stride, rows, scratch);
     if (weight.format_ == WeightFormat::kInt8) {

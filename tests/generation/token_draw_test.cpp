@@ -89,6 +89,26 @@ TEST(TokenDraw, DrawsEqualNoiseAndArgmax) {
   }
 }
 
+TEST(TokenDraw, DrawsAmongFilteredLogitsAndMoreThanOneLotOfStretches) {
+  for (const int64_t vocab : {8192, 40'000}) {
+    for (uint64_t draw = 0; draw < 20; ++draw) {
+      const RandomKey key = random_key(draw, Purpose::kSampling, 5, 6);
+      const Tensor logits = filtered(testing::random_tensor(draw, {vocab}), {.top_k = draw % 2 == 0 ? 3 : 500});
+      const Tensor noise = gumbel_rows({&key, 1}, vocab, at::kCPU, 64)[0];
+      EXPECT_EQ(gumbel_argmax(span_of(logits), key, 64), (logits + noise).argmax().item<int64_t>()) << vocab;
+    }
+  }
+}
+
+TEST(TokenDraw, OfEqualScoresTheFirstWins) {
+  // Scores this large swallow the noise.
+  Tensor logits = at::zeros({1000});
+  for (const int64_t place : {700, 130, 131, 999}) logits[place] = 1e30f;
+  for (uint64_t draw = 0; draw < 20; ++draw) {
+    EXPECT_EQ(gumbel_argmax(span_of(logits), random_key(draw, Purpose::kSampling), 0), 130);
+  }
+}
+
 TEST(TokenDraw, GuidanceIsTheFormula) {
   Tensor conditional = testing::random_tensor(1, {100});
   const Tensor null = testing::random_tensor(2, {100}), expected = null + (conditional - null) * 2.5;

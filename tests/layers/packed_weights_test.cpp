@@ -128,7 +128,8 @@ TEST(PackedWeights, BytesAreThoseOfTheFormat) {
   const Tensor w = random_tensor(2, {100, 64});  // columns padded to 112
   EXPECT_EQ(PackedWeights(w, WeightFormat::kF32).bytes(), 112 * 64 * 4);
   EXPECT_EQ(PackedWeights(w, WeightFormat::kBf16).bytes(), 112 * 64 * 2);
-  EXPECT_EQ(PackedWeights(w, WeightFormat::kInt8).bytes(), 112 * 64 + 100 * 4);
+  EXPECT_EQ(PackedWeights(w, WeightFormat::kInt8).bytes(), 112 * (64 + 4) + 100 * 4);
+  EXPECT_EQ(PackedWeights(random_tensor(2, {64, 515}), WeightFormat::kInt8).bytes(), 64 * (516 + 2 * 4) + 64 * 4);
 }
 
 TEST(PackedWeights, WhatItCannotTakeIsRefused) {

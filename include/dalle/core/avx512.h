@@ -18,3 +18,4 @@
 #define DALLE_AVX512_BF16 __attribute__((target(DALLE_AVX512_TARGET ",avx512bf16")))
 #define DALLE_AVX512_BF16_PART __attribute__((target(DALLE_AVX512_TARGET ",avx512bf16"), always_inline)) inline
 #define DALLE_AVX512_VNNI __attribute__((target(DALLE_AVX512_TARGET ",avx512vnni")))
+#define DALLE_AVX512_VNNI_PART __attribute__((target(DALLE_AVX512_TARGET ",avx512vnni"), always_inline)) inline

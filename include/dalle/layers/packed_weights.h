@@ -21,7 +21,7 @@ enum class WeightFormat {
 };
 
 /// A matrix [columns, depth] (a linear layer's weight, outputs first) in a format's order. Columns are padded to a multiple
-/// of 16 and the depth of bf16 and int8 to an even number.
+/// of 16, the depth of bf16 to an even number and that of int8 to a multiple of 4.
 class PackedWeights {
  public:
   PackedWeights() = default;
@@ -34,14 +34,14 @@ class PackedWeights {
   int64_t columns() const { return columns_; }
   int64_t depth() const { return depth_; }
   WeightFormat format() const { return format_; }
-  /// What a product reads: packed numbers and scales.
+  /// What a product reads: packed numbers and scales, and of int8 the sums of each column's stretches.
   int64_t bytes() const;
 
  private:
   friend struct PackedProduct;
   int64_t columns_ = 0, depth_ = 0;
   WeightFormat format_ = WeightFormat::kF32;
-  Tensor data_;                      // [panels][depth / step][64 columns][step]; the last panel may be narrower
+  Tensor data_;  // [panels][stretches of 512][sums, depth / step][64 columns][step]; the last panel may be narrower
   const uint8_t* packed_ = nullptr;  // of data_
   std::vector<float> scale_;         // int8: of each column
 };
