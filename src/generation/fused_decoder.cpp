@@ -29,7 +29,7 @@ class FusedDecoder : public Decoder {
   FusedDecoder(const FusedModel::Parts& parts, std::vector<std::shared_ptr<const TextCache>> texts, int64_t batch)
       : parts_(parts), config_(parts.config), texts_(std::move(texts)), batch_(batch), rows_(num_rows(), config_) {
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      const std::vector<int64_t> sizes{num_rows(), 2, config_.num_heads, parts.layout_of(layer).capacity(),
+      const std::vector<int64_t> sizes{2, config_.num_heads, num_rows(), parts.layout_of(layer).capacity(),
                                        parts.head_dim};
       const bool is_f32 = parts.cache_format == layers::WeightFormat::kF32;
       caches_.push_back(at::empty(sizes, is_f32 ? at::kFloat : at::kShort));
@@ -66,7 +66,7 @@ class FusedDecoder : public Decoder {
   void expand(int64_t batch) override {
     TORCH_CHECK_VALUE(batch_ == 1 && batch > 0, "[fused decoder] expected one candidate to make ", batch, " of, got ",
                       batch_);
-    for (Tensor& cache : caches_) cache = cache.repeat_interleave(batch, 0);
+    for (Tensor& cache : caches_) cache = cache.repeat_interleave(batch, 2);
     batch_ = batch;
     rows_ = RowBuffers(num_rows(), config_);
     logits_CBV_ = logits_CBV_.repeat_interleave(batch, 1);
@@ -143,8 +143,8 @@ class FusedDecoder : public Decoder {
     scratch.scores.resize(std::max(scratch.scores.size(), static_cast<size_t>((end - begin) * (stride + 1))));
     float *scores = scratch.scores.data(), *sums = scores + (end - begin) * stride;
     T* cache = static_cast<T*>(caches_[static_cast<size_t>(layer)].mutable_data_ptr());
-    const auto keys_of = [&](int64_t row) { return cache + (row * 2 * config_.num_heads + head) * capacity * size; };
-    const int64_t to_values = config_.num_heads * capacity * size;
+    const auto keys_of = [&](int64_t row) { return cache + (head * num_rows() + row) * capacity * size; };
+    const int64_t to_values = config_.num_heads * num_rows() * capacity * size;
     layers::multiply(rows_.qkv + begin * 3 * dim + head * size, 3 * dim, end - begin, cached.keys, nullptr, scores,
                      stride, scratch.product);
     const auto ask_for = [&](const T* cached_row) {
@@ -165,7 +165,10 @@ class FusedDecoder : public Decoder {
         detail::dots(query, keys + span.begin * size, span.size, size, next);
         next += span.size;
       }
-      sums[row - begin] = detail::exponentials(next - score, score);
+    }
+    // Not above: scores that were written in pieces a moment ago are slow to read as a whole.
+    for (int64_t row = 0; row < end - begin; ++row) {
+      sums[row] = detail::exponentials(text + num_visible, scores + row * stride);
     }
     float* out = rows_.attended + begin * dim + head * size;
     layers::multiply(scores, stride, end - begin, cached.values, nullptr, out, dim, scratch.product);
@@ -187,7 +190,7 @@ class FusedDecoder : public Decoder {
   int64_t batch_;
   int64_t next_slot_ = 0;
   RowBuffers rows_;
-  std::vector<Tensor> caches_;  // [rows, 2 (keys, values), H, capacity, K] of each layer; bf16 by its bits
+  std::vector<Tensor> caches_;  // [2 (keys, values), H, rows, capacity, K] of each layer; bf16 by its bits
   Tensor logits_CBV_;
   std::vector<layers::ProductScratch> scratch_;  // of each group of rows
 };
