@@ -28,15 +28,15 @@ DALLE_VECTORISED void divide(std::span<float> x, float divisor) {
 }
 
 DALLE_VECTORISED float maximum(const float* x, int64_t size) {
-  float lanes[kDrawLanes];
-  std::fill_n(lanes, kDrawLanes, kNever);
+  constexpr int64_t kLanes = 4 * kDrawLanes;  // registers that need not wait for each other
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, kNever);
   int64_t i = 0;
-  for (; i + kDrawLanes <= size; i += kDrawLanes) {
-    for (int64_t lane = 0; lane < kDrawLanes; ++lane)
-      lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
   }
   for (; i < size; ++i) lanes[0] = std::max(lanes[0], x[i]);
-  return *std::max_element(lanes, lanes + kDrawLanes);
+  return *std::max_element(lanes, lanes + kLanes);
 }
 
 // Sums of up to so many exponentials in f32, the sums of these in f64.

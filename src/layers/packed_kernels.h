@@ -12,18 +12,24 @@ namespace dalle::layers::detail {
 inline constexpr int64_t kPanelColumns = 64;
 inline constexpr int64_t kTileRows = 6;
 
-/// sum[r, c] = (or, if adds, +=) the product of `rows` (1 .. 6) rows with a stretch of a panel of `width` (16, 32, 48 or 64) columns.
+/// Where a kernel's results go.
+struct Sums {
+  float* at;
+  int64_t stride;     // from row to row
+  bool adds;          // to what is there already
+  const float* bias;  // of each column, added last; null: none
+};
+
+/// sums[r, c] = the product of `rows` (1 .. 6) rows with a stretch of a panel of `width` (16, 32, 48 or 64) columns.
 /// steps: of one number (f32), a pair (bf16) or four (int8) neighbours along the depth. x_stride in elements of x.
-/// sum_stride is kPanelColumns.
 template <class Row, class Weight>
 using TileKernel = void (*)(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width,
-                            int64_t steps, float* sum, bool adds);
+                            int64_t steps, const Sums& sums);
 
-/// The same for one row and two panels of 64 columns, sum[0 .. 127]: one panel's sums alone would wait for each other. Every
+/// The same for one row and two panels of 64 columns, sums 0 .. 127: one panel's sums alone would wait for each other. Every
 /// number is bitwise that of TileKernel.
 template <class Row, class Weight>
-using PairKernel = void (*)(const Row* x, const Weight* first, const Weight* second, int64_t steps, float* sum,
-                            bool adds);
+using PairKernel = void (*)(const Row* x, const Weight* first, const Weight* second, int64_t steps, const Sums& sums);
 
 template <class Row, class Weight>
 struct Kernels {

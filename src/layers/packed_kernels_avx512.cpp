@@ -15,8 +15,11 @@ constexpr int64_t kAhead = 8192;
 
 void ask_for(const void* weights) { _mm_prefetch(static_cast<const char*>(weights) + kAhead, _MM_HINT_T0); }
 
-__attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 part, float* sum, bool adds) {
-  _mm512_storeu_ps(sum, adds ? _mm512_add_ps(_mm512_loadu_ps(sum), part) : part);
+__attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 part, const Sums& sums, int row, int v) {
+  float* to = sums.at + row * sums.stride + v * 16;
+  if (sums.adds) part = _mm512_add_ps(_mm512_loadu_ps(to), part);
+  if (sums.bias != nullptr) part = _mm512_add_ps(part, _mm512_loadu_ps(sums.bias + v * 16));
+  _mm512_storeu_ps(to, part);
 }
 
 // One panel, or two for a single row, whose registers are the first 4 and the last 4 of 8.
@@ -35,7 +38,7 @@ struct Panels {
 
 template <int M, int V>
 DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first, const float* second, int64_t steps,
-                           float* sum, bool adds) {
+                           const Sums& sums) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
@@ -53,7 +56,7 @@ DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first,
     }
   }
   for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < V; ++v) store_sum(acc[m][v], sum + m * kPanelColumns + v * 16, adds);
+    for (int v = 0; v < V; ++v) store_sum(acc[m][v], sums, m, v);
   }
 }
 
@@ -65,7 +68,7 @@ int32_t word_at(const void* x) {
 
 template <int M, int V>
 DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* first, const uint16_t* second,
-                                 int64_t steps, float* sum, bool adds) {
+                                 int64_t steps, const Sums& sums) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
@@ -83,7 +86,7 @@ DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint
     }
   }
   for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < V; ++v) store_sum(acc[m][v], sum + m * kPanelColumns + v * 16, adds);
+    for (int v = 0; v < V; ++v) store_sum(acc[m][v], sums, m, v);
   }
 }
 
@@ -97,7 +100,7 @@ DALLE_AVX512_VNNI_PART Int32s add_products(Int32s sum, __m512i unsigned_bytes, _
 
 template <int M, int V>
 DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* first, const int8_t* second,
-                                 int64_t steps, float* sum, bool adds) {
+                                 int64_t steps, const Sums& sums) {
   Int32s high[M][V], low[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) {
@@ -126,7 +129,7 @@ DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_
       const __m512i upper = _mm512_slli_epi32(reinterpret_cast<__m512i>(high[m][v]), 8);
       const __m512i both = _mm512_add_epi32(upper, reinterpret_cast<__m512i>(low[m][v]));
       const __m512i exact = _mm512_sub_epi32(both, _mm512_loadu_si512(begin.at(v)));
-      store_sum(_mm512_cvtepi32_ps(exact), sum + m * kPanelColumns + v * 16, adds);
+      store_sum(_mm512_cvtepi32_ps(exact), sums, m, v);
     }
   }
 }
@@ -151,17 +154,19 @@ struct Int8Tile {
 // The tile for a number of rows and of registers a row; more rows than a tile has in two halves.
 template <template <int, int> class Tile, class Row, class Weight>
 void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width, int64_t steps,
-              float* sum, bool adds) {
+              const Sums& sums) {
   constexpr int64_t kRows = Tile<1, 1>::kRows;
   static_assert(2 * kRows >= kTileRows);
-  using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, float*, bool);
+  using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, const Sums&);
   static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
     return std::array<Function, sizeof...(I)>{Tile<I / 4 + 1, I % 4 + 1>::run...};
   }
   (std::make_integer_sequence<int, static_cast<int>(kRows) * 4>());
   const auto run = [&](int64_t begin, int64_t count) {
+    Sums own = sums;
+    own.at += begin * own.stride;
     table[static_cast<size_t>((count - 1) * 4 + width / 16 - 1)](x + begin * x_stride, x_stride, panel, nullptr, steps,
-                                                                 sum + begin * kPanelColumns, adds);
+                                                                 own);
   };
   if (rows <= kRows) return run(0, rows);
   run(0, rows / 2);
@@ -169,8 +174,8 @@ void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel,
 }
 
 template <template <int, int> class Tile, class Row, class Weight>
-void pair(const Row* x, const Weight* first, const Weight* second, int64_t steps, float* sum, bool adds) {
-  Tile<1, 8>::run(x, 0, first, second, steps, sum, adds);
+void pair(const Row* x, const Weight* first, const Weight* second, int64_t steps, const Sums& sums) {
+  Tile<1, 8>::run(x, 0, first, second, steps, sums);
 }
 
 template <template <int, int> class Tile, class Row, class Weight>

@@ -113,25 +113,28 @@ DALLE_VECTORISED void finish_row(const float* sum, int64_t width, const float* s
 }
 
 // The plain loops, for processors without AVX-512 or its later parts.
-DALLE_INLINED void add_part(const float* part, int64_t width, float* sum, bool adds) {
-  for (int64_t c = 0; c < width; ++c) sum[c] = adds ? sum[c] + part[c] : part[c];
+DALLE_INLINED void add_part(const float* part, int64_t width, const detail::Sums& sums, int64_t row) {
+  float* to = sums.at + row * sums.stride;
+  for (int64_t c = 0; c < width; ++c) to[c] = sums.adds ? to[c] + part[c] : part[c];
+  if (sums.bias == nullptr) return;
+  for (int64_t c = 0; c < width; ++c) to[c] += sums.bias[c];
 }
 
 DALLE_VECTORISED void portable_f32(const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t width,
-                                   int64_t steps, float* sum, bool adds) {
-  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+                                   int64_t steps, const detail::Sums& sums) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     float part[kPanelColumns] = {};
     const float* w = panel;
     for (int64_t k = 0; k < steps; ++k, w += width) {
       for (int64_t c = 0; c < width; ++c) part[c] += x[k] * w[c];
     }
-    add_part(part, width, sum, adds);
+    add_part(part, width, sums, r);
   }
 }
 
 DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel,
-                                    int64_t width, int64_t steps, float* sum, bool adds) {
-  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+                                    int64_t width, int64_t steps, const detail::Sums& sums) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     float part[kPanelColumns] = {};
     const uint16_t* w = panel;
     for (int64_t k = 0; k < steps; ++k, w += 2 * width) {
@@ -140,13 +143,13 @@ DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t
         part[c] += odd * bf16_to_float(w[2 * c + 1]) + even * bf16_to_float(w[2 * c]);
       }
     }
-    add_part(part, width, sum, adds);
+    add_part(part, width, sums, r);
   }
 }
 
 DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t rows, const int8_t* panel,
-                                    int64_t width, int64_t steps, float* sum, bool adds) {
-  for (int64_t r = 0; r < rows; ++r, x += x_stride, sum += kPanelColumns) {
+                                    int64_t width, int64_t steps, const detail::Sums& sums) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     int32_t exact[kPanelColumns] = {};
     float part[kPanelColumns];
     const int8_t* w = panel + 4 * width;  // without what takes off 32768, which is never added here
@@ -160,7 +163,7 @@ DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t 
       }
     }
     for (int64_t c = 0; c < width; ++c) part[c] = static_cast<float>(exact[c]);
-    add_part(part, width, sum, adds);
+    add_part(part, width, sums, r);
   }
 }
 
@@ -277,13 +280,13 @@ struct PackedProduct {
     });
   }
 
-  // The depth's stretches: f(k, steps, numbers of a panel before the stretch).
+  // The depth's stretches: f(k, steps, numbers of a panel before the stretch, whether it is the last).
   template <class F>
   void over_depth(int64_t width, F f) const {
     const Shape shape = shape_of(weight.format_);
     const int64_t padded = shape.padded(weight.depth_);
     for (int64_t k = 0; k < padded; k += kDepthBlock) {
-      f(k, std::min(kDepthBlock, padded - k) / shape.step, shape.stretch(k) * width);
+      f(k, std::min(kDepthBlock, padded - k) / shape.step, shape.stretch(k) * width, k + kDepthBlock >= padded);
     }
   }
 
@@ -296,35 +299,52 @@ struct PackedProduct {
   template <class Row, class Weight>
   void chunk(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t first_row, int64_t rows,
              int64_t panel) const {
-    alignas(64) float sum[kRowChunk * kPanelColumns];
     const int64_t width = std::min(kPanelColumns, round_up(weight.columns_ - panel * kPanelColumns, 16));
     const Weight* data = panel_data<Weight>(panel);
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-    over_depth(width, [&](int64_t k, int64_t steps, int64_t before) {
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
-        kernel(x + r * x_stride + k, x_stride, count, data + before, width, steps, sum + r * kPanelColumns,
-               /*adds=*/k > 0);
-      }
-    });
+    const auto into = [&](float* to, int64_t stride, const float* last_bias) {
+      over_depth(width, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
+          kernel(x + r * x_stride + k, x_stride, count, data + before, width, steps,
+                 {to + r * stride, stride, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+        }
+      });
+    };
+    if (goes_straight_to_out(panel)) {
+      return into(out + first_row * out_stride + panel * kPanelColumns, out_stride, bias_of(panel));
+    }
+    alignas(64) float sum[kRowChunk * kPanelColumns];
+    into(sum, kPanelColumns, nullptr);
     for (int64_t r = 0; r < rows; ++r) finish(sum + r * kPanelColumns, first_row + r, panel);
   }
 
   template <class Row, class Weight>
   void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t panel) const {
-    alignas(64) float sum[2 * kPanelColumns];
     const Weight *first = panel_data<Weight>(panel), *second = panel_data<Weight>(panel + 1);
-    over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before) {
-      kernel(x + k, first + before, second + before, steps, sum, /*adds=*/k > 0);
-    });
+    const auto into = [&](float* to, const float* last_bias) {
+      over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
+        kernel(x + k, first + before, second + before, steps, {to, 0, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+      });
+    };
+    if (goes_straight_to_out(panel)) return into(out + panel * kPanelColumns, bias_of(panel));
+    alignas(64) float sum[2 * kPanelColumns];
+    into(sum, nullptr);
     finish(sum, 0, panel);
     finish(sum + kPanelColumns, 0, panel + 1);
+  }
+
+  const float* bias_of(int64_t panel) const { return bias == nullptr ? nullptr : bias + panel * kPanelColumns; }
+
+  // Whether sums need no scale, and the panel no columns that the matrix has not.
+  bool goes_straight_to_out(int64_t panel) const {
+    return weight.scale_.empty() && (weight.columns_ % 16 == 0 || (panel + 1) * kPanelColumns <= weight.columns_);
   }
 
   void finish(const float* sum, int64_t row, int64_t panel) const {
     const int64_t column = panel * kPanelColumns, columns = std::min(kPanelColumns, weight.columns_ - column);
     const float* scale = weight.scale_.empty() ? nullptr : weight.scale_.data() + column;
-    finish_row(sum, columns, scale, scale == nullptr ? 1 : row_scale[row], bias == nullptr ? nullptr : bias + column,
+    finish_row(sum, columns, scale, scale == nullptr ? 1 : row_scale[row], bias_of(panel),
                out + row * out_stride + column);
   }
 
