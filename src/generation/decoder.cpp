@@ -5,6 +5,7 @@
 #include "dalle/core/error.h"
 #include "dalle/generation/fused_model.h"
 #include "dalle/generation/prior_decoder.h"
+#include "dalle/generation/static_decoder.h"
 
 namespace dalle::generation {
 
@@ -16,6 +17,7 @@ std::unique_ptr<DecodingModel> make_decoding_model(const models::Prior& prior, c
                               options.by_operators ? "decoding by operators" : prior.device().str(),
                               "use --device cpu, or bf16"});
   }
+  if (prior.device().is_cuda() && !options.by_operators) return std::make_unique<StaticModel>(prior);
   return std::make_unique<OperatorModel>(prior);
 }
 

@@ -117,6 +117,8 @@ SampledTokens TokenSampler::draw(const CaptionPrompt& prompt, std::span<const in
     }
     out.tokens_BI.select(1, slot).copy_(previous);
     out.log_likelihood_B += log_likelihood_of(logits_CBV, previous);
+    // A GPU is waited for once a row, so that progress is of what is done.
+    if (device.is_cuda() && (slot + 1) % config.grid_size == 0) previous.slice(0, 0, 1).item<int64_t>();
     if (on_slot && !on_slot(slot + 1)) throw Interrupted();
   }
   return out;

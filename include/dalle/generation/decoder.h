@@ -1,6 +1,6 @@
-// Decoding the prior token by token: the seam between sampling and how a step is computed. Two ways stand behind it:
-// one C++ path for CPUs that reads packed weights (fused_model.h), and LibTorch's operators for any device and type
-// (prior_decoder.h), which is also what the first is compared with.
+// Decoding the prior token by token: the seam between sampling and how a step is computed. Three ways stand behind it: one C++
+// path for CPUs that reads packed weights (fused_model.h), a step of fixed shapes that GPUs record as a graph
+// (static_decoder.h), and LibTorch's operators for any device and type (prior_decoder.h), which the others are compared with.
 //
 // Suffixes: C captions, B candidates, T text slots, V codes.
 #pragma once

@@ -1,0 +1,69 @@
+// Incremental decoding by LibTorch's operators on tensors of fixed shapes and places: what changes from step to step, the slot
+// and its tokens, lies on the device. So a GPU records a step once as a CUDA graph and replays it for every token, without
+// waiting for the host. Caches hold only what a later slot may see (cache_layout.h); which of their positions a slot reads is
+// looked up in tables, and positions that the first slots lack are masked.
+//
+// Suffixes: C captions, B candidates, R = C B rows, H heads, K head_dim, T text slots, I image slots, P positions of a
+// cache, n slots visible at most, V codes.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "dalle/core/cuda_graph.h"
+#include "dalle/generation/cache_layout.h"
+#include "dalle/generation/decoder.h"
+
+namespace dalle::generation {
+
+class StaticDecoder : public Decoder {
+ public:
+  /// Runs the text of captions_CT (int64 [C, T - 1]). `prior` must outlive the decoder.
+  StaticDecoder(const models::Prior& prior, const Tensor& captions_CT, int64_t batch);
+  Tensor step(int64_t slot, const Tensor& tokens_B) override;
+  void expand(int64_t batch) override;
+
+ private:
+  struct LayerCache {
+    Tensor text_k_CHTK, text_v_CHTK;    // shared by a caption's candidates
+    Tensor image_k_RHPK, image_v_RHPK;  // row = caption * B + candidate
+  };
+  // For each slot of one attention kind: where it is written, what it reads, and 0 or -inf to add to the scores of that.
+  struct Tables {
+    Tensor position_I, visible_In, bias_In;
+  };
+  // Their rows for the slot of this step.
+  struct Slot {
+    Tensor position_1, visible_n, bias_n;
+  };
+
+  static Tables tables_of(const CacheLayout& layout, const models::PriorConfig& config,
+                          const at::TensorOptions& scores);
+  void prefill(const Tensor& captions_CT);
+  void run();
+  Tensor attend(LayerCache& cache, const Slot& slot, const Tensor& q_RH1K, const Tensor& k_RH1K,
+                const Tensor& v_RH1K) const;
+
+  const models::Prior& prior_;
+  int64_t num_texts_, batch_;
+  std::vector<LayerCache> caches_;
+  std::array<Tables, 4> tables_;  // of each attention kind that the prior has
+  Tensor grid_embedding_ID_;      // of each slot: its row's and its column's
+  Tensor slot_1_, tokens_B_;      // int64, what the step reads
+  Tensor logits_CBV_;             // what it writes
+  std::unique_ptr<CudaGraph> graph_;
+};
+
+/// Decoding by StaticDecoder, with the matrices of the layers and the head in their compute type once and for all.
+class StaticModel : public DecodingModel {
+ public:
+  explicit StaticModel(const models::Prior& prior);
+  std::unique_ptr<Decoder> start(const Tensor& captions_CT, int64_t batch) override;
+  int64_t candidate_bytes() const override;
+
+ private:
+  models::Prior prior_;  // shares what it does not convert
+};
+
+}  // namespace dalle::generation

@@ -1,0 +1,118 @@
+// Decoding by steps of fixed shapes is the whole model, slot by slot; on a GPU, where there is one, by a recorded graph.
+#include "dalle/generation/static_decoder.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "dalle/generation/prior_decoder.h"
+#include "generation/random_prior.h"
+#include "support/tensor_matchers.h"
+
+namespace dalle::generation {
+namespace {
+
+using testing::bitwise_equal;
+using testing::close_to;
+
+/// Logits of all slots by steps, [C, B, I, V], with the image tokens given.
+Tensor by_steps(Decoder& decoder, const Tensor& images_BI) {
+  std::vector<Tensor> logits;
+  Tensor previous = at::zeros({images_BI.size(0)}, images_BI.options());
+  for (int64_t slot = 0; slot < images_BI.size(1); ++slot) {
+    logits.push_back(decoder.step(slot, previous).clone());
+    previous = images_BI.select(1, slot);
+  }
+  return at::stack(logits, 2);
+}
+
+Tensor captions_of_two() { return at::stack({some_caption(), at::full({3}, models::kPadToken, at::kLong)}); }
+
+class StaticDecoding : public ::testing::TestWithParam<int64_t> {};
+
+TEST_P(StaticDecoding, LogitsEqualFullRecomputationForEachCaption) {
+  const OneThread one_thread;
+  for (const PriorCase& c : prior_cases()) {
+    for (const auto& [dtype, tolerance] : {std::pair{at::kDouble, 1e-10}, {at::kFloat, 1e-5}}) {
+      const auto prior = random_prior(c, GetParam(), dtype);
+      const Tensor images = random_images(*prior, 3), captions = captions_of_two();
+      const Tensor steps = by_steps(*StaticModel(*prior).start(captions, 3), images);
+      EXPECT_EQ(steps.scalar_type(), dtype);
+      for (int64_t text = 0; text < 2; ++text) {
+        EXPECT_TRUE(close_to(steps[text], in_full(*prior, captions[text], images), tolerance))
+            << c.name << " " << dtype;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Grids, StaticDecoding, ::testing::Values(1, 2, 3, 4, 6));
+
+TEST(StaticDecoder, OptionsOfTheModelAreTheModels) {
+  const OneThread one_thread;
+  for (const PriorCase& c : option_cases()) {
+    const auto prior = random_prior(c, 3, at::kDouble);
+    const Tensor images = random_images(*prior, 2);
+    const Tensor steps = by_steps(*StaticModel(*prior).start(some_caption().unsqueeze(0), 2), images);
+    EXPECT_TRUE(close_to(steps[0], in_full(*prior, some_caption(), images), 1e-10)) << c.name;
+  }
+}
+
+TEST(StaticDecoder, OneCandidateExpandsToMany) {
+  const OneThread one_thread;
+  const auto prior = random_prior(prior_cases().back(), 4, at::kDouble);
+  StaticModel model(*prior);
+  Tensor images = random_images(*prior, 3);
+  images.slice(1, 0, 9) = images.slice(0, 0, 1).slice(1, 0, 9);
+  const Tensor expected = by_steps(*model.start(captions_of_two(), 3), images);
+  const auto decoder = model.start(captions_of_two(), 1);
+  for (int64_t slot = 0; slot < 16; ++slot) {
+    if (slot == 10) decoder->expand(3);  // slot 10 holds token 9, the first that differs
+    const int64_t batch = slot < 10 ? 1 : 3;
+    const Tensor tokens =
+        slot == 0 ? at::zeros({1}, at::kLong) : images.slice(0, 0, batch).select(1, slot - 1).contiguous();
+    EXPECT_TRUE(close_to(decoder->step(slot, tokens), expected.select(2, slot).slice(1, 0, batch), 1e-12)) << slot;
+  }
+  EXPECT_THROW(decoder->expand(2), c10::ValueError);
+}
+
+TEST(StaticDecoder, ItStartsAgainAtSlotZeroWhateverItsToken) {
+  const OneThread one_thread;
+  const auto prior = random_prior(prior_cases().back(), 3, at::kFloat);
+  const Tensor images = random_images(*prior, 2);
+  StaticModel model(*prior);
+  const auto decoder = model.start(captions_of_two(), 2);
+  const Tensor first = by_steps(*decoder, images);
+  EXPECT_TRUE(bitwise_equal(by_steps(*decoder, images), first));
+  EXPECT_TRUE(bitwise_equal(decoder->step(0, at::tensor({3, 6}, at::kLong)), first.select(2, 0)));
+  EXPECT_THROW(decoder->step(9, images.select(1, 0)), c10::ValueError);
+}
+
+// Matrices rounded once give what matrices rounded at each product give.
+TEST(StaticDecoder, Bf16MatricesAreRoundedOnce) {
+  const OneThread one_thread;
+  const auto prior = random_prior(prior_cases().back(), 3, at::kBFloat16);
+  const Tensor images = random_images(*prior, 2), captions = some_caption().unsqueeze(0);
+  StaticModel model(*prior);
+  StaticDecoder as_they_are(*prior, captions, 2);
+  EXPECT_TRUE(close_to(by_steps(*model.start(captions, 2), images), by_steps(as_they_are, images), 1e-2));
+  EXPECT_EQ(model.candidate_bytes(), bytes_per_candidate(prior->config(), at::kBFloat16));
+}
+
+TEST(StaticDecoder, AGraphOnAGpuGivesTheLogitsOfTheCpu) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  const at::Device gpu(at::kCUDA, 0);
+  for (const PriorCase& c : prior_cases()) {
+    const auto prior = random_prior(c, 4, at::kFloat), on_gpu = random_prior(c, 4, at::kFloat);
+    for (const auto& [name, parameter] : on_gpu->named_parameters()) parameter->tensor = parameter->tensor.to(gpu);
+    const Tensor images = random_images(*prior, 3), captions = captions_of_two();
+    const Tensor expected = by_steps(*StaticModel(*prior).start(captions, 3), images);
+    StaticModel model(*on_gpu);
+    const auto decoder = model.start(captions.to(gpu), 3);
+    for (int pass = 0; pass < 2; ++pass) {
+      EXPECT_TRUE(close_to(by_steps(*decoder, images.to(gpu)).cpu(), expected, 1e-3)) << c.name << " pass " << pass;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dalle::generation
