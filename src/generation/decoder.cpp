@@ -12,12 +12,17 @@ namespace dalle::generation {
 std::unique_ptr<DecodingModel> make_decoding_model(const models::Prior& prior, const DecodeOptions& options) {
   if (!options.by_operators && FusedModel::fits(prior))
     return std::make_unique<FusedModel>(prior, options.int8_weights);
-  if (options.int8_weights) {
-    throw ConfigError(Problem{"int8 weights", "a prior on the CPU",
-                              options.by_operators ? "decoding by operators" : prior.device().str(),
-                              "use --device cpu, or bf16"});
+  const bool is_f64 = prior.compute().dtype == at::kDouble;
+  if (prior.device().is_cuda() && !options.by_operators && !(is_f64 && options.int8_weights)) {
+    return std::make_unique<StaticModel>(prior, options.int8_weights);
   }
-  if (prior.device().is_cuda() && !options.by_operators) return std::make_unique<StaticModel>(prior);
+  if (options.int8_weights) {
+    throw ConfigError(Problem{"int8 weights", "a prior in f32 or bf16",
+                              options.by_operators ? "decoding by operators"
+                              : is_f64             ? "f64"
+                                                   : "other types",
+                              "use --precision bf16"});
+  }
   return std::make_unique<OperatorModel>(prior);
 }
 

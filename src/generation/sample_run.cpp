@@ -34,8 +34,9 @@ Tensor prompt_tokens(const SampleModels& models, const SampleOptions& options) {
   if (options.image_prompt.empty()) return {};
   const auto& config = models.dvae.model->config();
   if (options.prompt_rows >= config.grid_size()) {
-    throw ConfigError(
-        Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()), str(options.prompt_rows), ""});
+    throw ConfigError(Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()),
+                              str(options.prompt_rows),
+                              "say with --prompt-rows how many of the picture's rows of tokens to keep"});
   }
   const data::TransformOptions transform{
       .image_size = config.image_size, .filter = data::ResizeFilter::kLanczos, .upscale_small = true};

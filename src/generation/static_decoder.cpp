@@ -5,6 +5,9 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
+
+#include "dalle/layers/heads.h"
 
 namespace dalle::generation {
 namespace {
@@ -13,26 +16,65 @@ using layers::AttentionKind;
 
 at::ScalarType score_type(at::ScalarType compute) { return compute == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Matrices that a step multiplies with; embeddings and layer norms keep their type.
-bool is_multiplied(const std::string& name, const Tensor& tensor) {
-  return tensor.dim() == 2 && (name.starts_with("transformer.") || name == "image_head.weight");
+// What joins the residual stream does so in f32 at least.
+Tensor added(const Tensor& x, const Tensor& branch, const std::optional<layers::LayerNorm>& post) {
+  const Tensor wide = branch.to(x.scalar_type());
+  return x + (post ? post->forward(wide) : wide);
 }
 
 }  // namespace
 
-StaticDecoder::StaticDecoder(const models::Prior& prior, const Tensor& captions_CT, int64_t batch)
-    : prior_(prior),
+StaticLinear::StaticLinear(const Tensor& weight, const Tensor& bias, at::ScalarType type, bool is_int8)
+    : bias_O(bias.to(type)) {
+  if (is_int8) {
+    int8 = layers::quantise_outputs(weight);
+  } else {
+    weight_ON = weight.to(type);
+  }
+}
+
+Tensor StaticLinear::forward(const Tensor& x) const {
+  if (weight_ON.defined()) return at::linear(x, weight_ON, bias_O);
+  auto sizes = x.sizes().vec();
+  const Tensor out = layers::int8_product(x.reshape({-1, x.size(-1)}).contiguous(), int8);
+  sizes.back() = out.size(1);
+  return (out + bias_O).to(x.scalar_type()).view(sizes);
+}
+
+StaticLayer::StaticLayer(const layers::TransformerBlock& of, bool is_int8)
+    : block(of),
+      qkv(of.attn.in_proj_weight.tensor, of.attn.in_proj_bias.tensor, of.compute_dtype, is_int8),
+      out(of.attn.out_proj.weight.tensor, of.attn.out_proj.bias->tensor, of.compute_dtype, is_int8),
+      fc(of.mlp.c_fc.weight.tensor, of.mlp.c_fc.bias->tensor, of.compute_dtype, is_int8),
+      proj(of.mlp.c_proj.weight.tensor, of.mlp.c_proj.bias->tensor, of.compute_dtype, is_int8) {}
+
+Tensor StaticLayer::forward(const Tensor& x_RLD, const layers::AttendFunction& attend) const {
+  const auto type = block.compute_dtype;
+  const layers::Heads heads = layers::split_heads(qkv.forward(block.ln_1.forward(x_RLD, type)), block.attn.num_heads);
+  const auto normed = [&](const std::optional<layers::LayerNorm>& norm, const Tensor& x) {
+    return norm ? norm->forward(x, type) : x;
+  };
+  const Tensor from =
+      attend(normed(block.attn.q_norm, heads.q_BHLK), normed(block.attn.k_norm, heads.k_BHLK), heads.v_BHLK);
+  const Tensor x = added(x_RLD, out.forward(from.transpose(1, 2).reshape(x_RLD.sizes())), block.ln_1_post);
+  const Tensor hidden = layers::activate(fc.forward(block.ln_2.forward(x, type)), block.mlp.activation);
+  return added(x, proj.forward(hidden), block.ln_2_post);
+}
+
+StaticDecoder::StaticDecoder(const StaticModel& model, const Tensor& captions_CT, int64_t batch)
+    : model_(model),
+      prior_(model.prior_),
       num_texts_(captions_CT.size(0)),
       batch_(batch),
-      caches_(static_cast<size_t>(prior.config().num_layers)) {
+      caches_(model.layers_.size()) {
   const c10::NoGradGuard no_grad;
-  const auto& config = prior.config();
-  const auto longs = at::TensorOptions(at::kLong).device(prior.device());
+  const auto& config = prior_.config();
+  const auto longs = at::TensorOptions(at::kLong).device(prior_.device());
   slot_1_ = at::zeros({1}, longs);
   tokens_B_ = at::zeros({batch}, longs);
   const Tensor slots = at::arange(config.image_context(), longs);
-  grid_embedding_ID_ = prior.image_row_embedding.forward(slots.div(config.grid_size, "floor")) +
-                       prior.image_column_embedding.forward(slots.remainder(config.grid_size));
+  grid_embedding_ID_ = prior_.image_row_embedding.forward(slots.div(config.grid_size, "floor")) +
+                       prior_.image_column_embedding.forward(slots.remainder(config.grid_size));
   prefill(captions_CT);
 }
 
@@ -59,25 +101,24 @@ StaticDecoder::Tables StaticDecoder::tables_of(const CacheLayout& layout, const 
 
 void StaticDecoder::prefill(const Tensor& captions_CT) {
   const auto& config = prior_.config();
-  const Tensor x_CTD = prior_.embed_text(captions_CT);
+  Tensor x_CTD = prior_.embed_text(captions_CT);
   const Tensor causal = layers::causal_mask(config.text_context);
-  const Tensor bias_TT = layers::mask_to_bias(causal, prior_.compute().dtype).to(x_CTD.device());
-  const auto attend_text = [&](int64_t layer) {
-    return [&, layer](const Tensor& q, const Tensor& k, const Tensor& v) {
-      const AttentionKind kind = config.layer_kind(layer);
-      const CacheLayout layout(kind, config.grid_size, {config.conv_kernel, config.conv_mask_edge});
+  const auto attend_text =
+      layers::dense_attention(layers::mask_to_bias(causal, prior_.compute().dtype).to(x_CTD.device()));
+  for (size_t layer = 0; layer < caches_.size(); ++layer) {
+    const AttentionKind kind = config.layer_kind(static_cast<int64_t>(layer));
+    const CacheLayout layout(kind, config.grid_size, {config.conv_kernel, config.conv_mask_edge});
+    x_CTD = model_.layers_[layer].forward(x_CTD, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
       Tables& tables = tables_[static_cast<size_t>(kind)];
       if (!tables.position_I.defined()) {
         tables = tables_of(layout, config, k.options().dtype(score_type(k.scalar_type())));
       }
       // Zeros, not empty: what is masked may still not be NaN for kernels that multiply by a weight of zero.
       const std::vector<int64_t> sizes{num_texts_ * batch_, k.size(1), layout.capacity(), k.size(3)};
-      caches_[static_cast<size_t>(layer)] = {k.contiguous(), v.contiguous(), at::zeros(sizes, k.options()),
-                                             at::zeros(sizes, v.options())};
-      return layers::dense_attention(bias_TT)(q, k, v);
-    };
-  };
-  prior_.transformer.forward(x_CTD, attend_text, layers::plain_runner());
+      caches_[layer] = {k.contiguous(), v.contiguous(), at::zeros(sizes, k.options()), at::zeros(sizes, v.options())};
+      return attend_text(q, k, v);
+    });
+  }
 }
 
 // One softmax over the text's and the visible image slots' scores, in f32 at least.
@@ -112,15 +153,16 @@ void StaticDecoder::run() {
   const Tensor start_1D = prior_.start_embedding.weight.tensor.slice(0, 1, 2);
   const Tensor tokens_BD = at::where(slot_1_.eq(0).unsqueeze(1), start_1D, prior_.image_embedding.forward(tokens_B_));
   const Tensor x_BD = tokens_BD + grid_embedding_ID_.index_select(0, slot_1_);
-  const auto attend_image = [&](int64_t layer) {
-    return [&, layer](const Tensor& q, const Tensor& k, const Tensor& v) {
-      const auto kind = static_cast<size_t>(prior_.config().layer_kind(layer));
-      return attend(caches_[static_cast<size_t>(layer)], slots[kind], q, k, v);
-    };
-  };
-  const Tensor x_R1D = x_BD.repeat({num_texts_, 1}).unsqueeze(1);
-  const Tensor out = prior_.transformer.forward(x_R1D, attend_image, layers::plain_runner());
-  logits_CBV_ = prior_.image_logits(prior_.ln_final.forward(out)).view({num_texts_, batch_, -1});
+  Tensor x_R1D = x_BD.repeat({num_texts_, 1}).unsqueeze(1);
+  for (size_t layer = 0; layer < caches_.size(); ++layer) {
+    const auto kind = static_cast<size_t>(prior_.config().layer_kind(static_cast<int64_t>(layer)));
+    x_R1D = model_.layers_[layer].forward(x_R1D, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
+      return attend(caches_[layer], slots[kind], q, k, v);
+    });
+  }
+  const Tensor hidden = prior_.ln_final.forward(x_R1D);
+  const Tensor logits = model_.head_.forward(hidden.to(prior_.compute().head_dtype)).to(hidden.scalar_type());
+  logits_CBV_ = logits.view({num_texts_, batch_, -1});
 }
 
 Tensor StaticDecoder::step(int64_t slot, const Tensor& tokens_B) {
@@ -151,21 +193,16 @@ void StaticDecoder::expand(int64_t batch) {
   graph_.reset();  // it is of other tensors
 }
 
-StaticModel::StaticModel(const models::Prior& prior) : prior_(prior.config(), prior.compute()) {
+StaticModel::StaticModel(const models::Prior& prior, bool int8_weights)
+    : prior_(prior),
+      head_(prior.image_head_weights().weight_VD, prior.image_head_weights().bias_V, prior.compute().head_dtype,
+            int8_weights) {
   const c10::NoGradGuard no_grad;
-  const auto own = prior_.named_parameters();
-  size_t next = 0;
-  for (const auto& [name, parameter] : prior.named_parameters()) {
-    const auto& [own_name, own_parameter] = own[next++];
-    TORCH_INTERNAL_ASSERT(own_name == name);
-    const auto type = name == "image_head.weight" ? prior.compute().head_dtype : prior.compute().dtype;
-    own_parameter->tensor =
-        is_multiplied(name, parameter->tensor) ? parameter->tensor.to(type) : Tensor(parameter->tensor);
-  }
+  for (const auto& block : prior.transformer.resblocks) layers_.emplace_back(*block, int8_weights);
 }
 
 std::unique_ptr<Decoder> StaticModel::start(const Tensor& captions_CT, int64_t batch) {
-  return std::make_unique<StaticDecoder>(prior_, captions_CT, batch);
+  return std::make_unique<StaticDecoder>(*this, captions_CT, batch);
 }
 
 int64_t StaticModel::candidate_bytes() const { return bytes_per_candidate(prior_.config(), prior_.compute().dtype); }

@@ -35,7 +35,7 @@ class DecodingModel {
 };
 
 struct DecodeOptions {
-  bool int8_weights = false;  // all matrices as int8 with a scale for each output (CPU only)
+  bool int8_weights = false;  // all matrices as int8 with a scale for each output
   bool by_operators = false;  // LibTorch's operators, also where there is a faster way
 };
 

@@ -13,7 +13,7 @@ namespace dalle::generation {
 
 enum class RerankBy { kClip, kLikelihood, kNone };
 
-/// core/precision.h, and int8: the prior's matrices with a scale for each output (CPU only), the other models as with auto.
+/// core/precision.h, and int8: the prior's matrices with a scale for each output, the other models as with auto.
 enum class SamplePrecision { kAuto, kF32, kBf16, kFp16, kInt8 };
 Precision model_precision(SamplePrecision precision);
 
@@ -91,7 +91,7 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("rerank", self.rerank, "what orders the candidates");
   field("batch_size", self.batch_size, "candidates drawn together: auto (by free memory) or a number");
   field("precision", self.precision,
-        "number format of matrix work; int8: the prior's weights, each output with its scale, on a CPU");
+        "number format of matrix work; int8: the prior's weights, each output with its scale");
   field("device", self.device, "auto, cpu, cuda or cuda:INDEX");
   field("threads", self.threads, "CPU threads; 0 = all", {.min = 0});
   field("raw_weights", self.raw_weights, "use the last weights instead of the averaged ones");

@@ -14,13 +14,44 @@
 #include "dalle/core/cuda_graph.h"
 #include "dalle/generation/cache_layout.h"
 #include "dalle/generation/decoder.h"
+#include "dalle/layers/int8_product.h"
 
 namespace dalle::generation {
 
+/// A linear layer with its matrix made ready: in the compute type, or in int8.
+struct StaticLinear {
+  StaticLinear(const Tensor& weight_ON, const Tensor& bias_O, at::ScalarType type, bool is_int8);
+  Tensor forward(const Tensor& x) const;  // [..., K] in the compute type, so the result
+  Tensor weight_ON, bias_O;               // weight_ON is not defined with int8
+  layers::Int8Matrix int8;
+};
+
+struct StaticLayer {
+  StaticLayer(const layers::TransformerBlock& block, bool is_int8);
+  /// layers::TransformerBlock's forward(). x_RLD: the residual stream.
+  Tensor forward(const Tensor& x_RLD, const layers::AttendFunction& attend) const;
+  const layers::TransformerBlock& block;
+  StaticLinear qkv, out, fc, proj;
+};
+
+class StaticModel : public DecodingModel {
+ public:
+  /// `prior` must outlive the model. int8_weights: all matrices, for a prior in f32 or bf16.
+  explicit StaticModel(const models::Prior& prior, bool int8_weights = false);
+  std::unique_ptr<Decoder> start(const Tensor& captions_CT, int64_t batch) override;
+  int64_t candidate_bytes() const override;
+
+ private:
+  friend class StaticDecoder;
+  const models::Prior& prior_;
+  std::vector<StaticLayer> layers_;
+  StaticLinear head_;
+};
+
 class StaticDecoder : public Decoder {
  public:
-  /// Runs the text of captions_CT (int64 [C, T - 1]). `prior` must outlive the decoder.
-  StaticDecoder(const models::Prior& prior, const Tensor& captions_CT, int64_t batch);
+  /// Runs the text of captions_CT (int64 [C, T - 1]). `model` must outlive the decoder.
+  StaticDecoder(const StaticModel& model, const Tensor& captions_CT, int64_t batch);
   Tensor step(int64_t slot, const Tensor& tokens_B) override;
   void expand(int64_t batch) override;
 
@@ -45,6 +76,7 @@ class StaticDecoder : public Decoder {
   Tensor attend(LayerCache& cache, const Slot& slot, const Tensor& q_RH1K, const Tensor& k_RH1K,
                 const Tensor& v_RH1K) const;
 
+  const StaticModel& model_;
   const models::Prior& prior_;
   int64_t num_texts_, batch_;
   std::vector<LayerCache> caches_;
@@ -53,17 +85,6 @@ class StaticDecoder : public Decoder {
   Tensor slot_1_, tokens_B_;      // int64, what the step reads
   Tensor logits_CBV_;             // what it writes
   std::unique_ptr<CudaGraph> graph_;
-};
-
-/// Decoding by StaticDecoder, with the matrices of the layers and the head in their compute type once and for all.
-class StaticModel : public DecodingModel {
- public:
-  explicit StaticModel(const models::Prior& prior);
-  std::unique_ptr<Decoder> start(const Tensor& captions_CT, int64_t batch) override;
-  int64_t candidate_bytes() const override;
-
- private:
-  models::Prior prior_;  // shares what it does not convert
 };
 
 }  // namespace dalle::generation
