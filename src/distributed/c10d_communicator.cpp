@@ -127,6 +127,16 @@ void C10dCommunicator::barrier() {
   accelerator_->barrier(options)->wait();
 }
 
+std::unique_ptr<Communicator> C10dCommunicator::subgroup(const std::vector<int>& ranks) {
+  const auto own = std::find(ranks.begin(), ranks.end(), rank());
+  TORCH_CHECK_VALUE(own != ranks.end(), "[communicator] rank ", rank(), " is not in the group that it makes");
+  std::string prefix = str("group/", num_groups_++);
+  if (ranks.size() == 1) return make_singleton();
+  for (const int rank : ranks) prefix += str("/", rank);
+  return make_group_(c10::make_intrusive<c10d::PrefixStore>(prefix, store_), static_cast<int>(own - ranks.begin()),
+                     static_cast<int>(ranks.size()));
+}
+
 // By the store and not by a collective: nothing is under way that could run into its time limit.
 void C10dCommunicator::await(int root) {
   ++num_awaited_;

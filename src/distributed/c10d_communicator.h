@@ -16,11 +16,18 @@ Store make_store(const Launch& launch);
 
 Backend make_gloo_backend(const Launch& launch, const Store& store);
 
+/// Makes the communicator of a group from a store of its own.
+using MakeGroup = std::function<std::unique_ptr<Communicator>(const Store& store, int rank, int size)>;
+
 class C10dCommunicator : public Communicator {
  public:
   /// `host` carries tensors of the host's memory, `device_backend` those of `device`; on the CPU they are the same.
-  C10dCommunicator(Store store, Backend host, Backend device_backend, at::Device device)
-      : store_(std::move(store)), host_(std::move(host)), accelerator_(std::move(device_backend)), device_(device) {}
+  C10dCommunicator(Store store, Backend host, Backend device_backend, at::Device device, MakeGroup make_group)
+      : store_(std::move(store)),
+        host_(std::move(host)),
+        accelerator_(std::move(device_backend)),
+        device_(device),
+        make_group_(std::move(make_group)) {}
   int rank() const override { return host_->getRank(); }
   int world_size() const override { return host_->getSize(); }
   void all_reduce_sum(Tensor& tensor) override;
@@ -28,6 +35,7 @@ class C10dCommunicator : public Communicator {
   Tensor all_gather(const Tensor& tensor) override;
   void barrier() override;
   void await(int root) override;
+  std::unique_ptr<Communicator> subgroup(const std::vector<int>& ranks) override;
   Pending start_all_reduce_sum(Tensor tensor) override;
   Pending start_all_gather(Tensor whole, Tensor part) override;
   Pending start_reduce_scatter_sum(Tensor part, Tensor whole) override;
@@ -38,7 +46,8 @@ class C10dCommunicator : public Communicator {
   Store store_;
   Backend host_, accelerator_;
   at::Device device_;
-  int64_t num_awaited_ = 0;
+  MakeGroup make_group_;
+  int64_t num_awaited_ = 0, num_groups_ = 0;
 };
 
 }  // namespace dalle::distributed

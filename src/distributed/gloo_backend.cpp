@@ -26,10 +26,21 @@ Backend make_gloo_backend(const Launch& launch, const Store& store) {
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, launch.rank, launch.world_size, options);
 }
 
-std::unique_ptr<Communicator> make_gloo(const Launch& launch) {
-  const Store store = make_store(launch);
+namespace {
+
+std::unique_ptr<Communicator> gloo_group(Launch launch, const Store& store, int rank, int size) {
+  launch.rank = rank;
+  launch.world_size = size;
   const Backend group = make_gloo_backend(launch, store);
-  return std::make_unique<C10dCommunicator>(store, group, group, at::Device(at::kCPU));
+  return std::make_unique<C10dCommunicator>(
+      store, group, group, at::Device(at::kCPU),
+      [launch](const Store& part, int r, int n) { return gloo_group(launch, part, r, n); });
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_gloo(const Launch& launch) {
+  return gloo_group(launch, make_store(launch), launch.rank, launch.world_size);
 }
 
 }  // namespace dalle::distributed

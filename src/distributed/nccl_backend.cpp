@@ -6,15 +6,26 @@
 
 namespace dalle::distributed {
 
-std::unique_ptr<Communicator> make_nccl(const Launch& launch, at::Device device) {
-  const Store store = make_store(launch);
+namespace {
+
+std::unique_ptr<Communicator> nccl_group(Launch launch, at::Device device, const Store& store, int rank, int size) {
+  launch.rank = rank;
+  launch.world_size = size;
   auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = launch.timeout;
-  auto group = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", store),
-                                                           launch.rank, launch.world_size, options);
+  auto group = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", store), rank,
+                                                           size, options);
   group->setBoundDeviceId(device);
   const Backend host = make_gloo_backend(launch, c10::make_intrusive<c10d::PrefixStore>("host", store));
-  return std::make_unique<C10dCommunicator>(store, host, std::move(group), device);
+  return std::make_unique<C10dCommunicator>(
+      store, host, std::move(group), device,
+      [launch, device](const Store& part, int r, int n) { return nccl_group(launch, device, part, r, n); });
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl(const Launch& launch, at::Device device) {
+  return nccl_group(launch, device, make_store(launch), launch.rank, launch.world_size);
 }
 
 }  // namespace dalle::distributed

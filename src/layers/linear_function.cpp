@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <utility>
+
 #include "dalle/layers/bf16_product.h"
 
 namespace dalle::layers {
@@ -11,12 +13,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+thread_local bool remakes_casts = false;
+
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
                         const std::optional<Tensor>& bias, at::ScalarType out_type,
                         std::optional<Activation> of_input) {
     const Tensor w = weight.to(rows.scalar_type()), x = of_input ? activate(rows, *of_input) : rows;
-    context->save_for_backward({rows, w});
+    context->save_for_backward({rows, remakes_casts ? weight : w});
     context->saved_data["wants_x"] = rows.requires_grad();
     context->saved_data["weight_type"] = weight.scalar_type();
     context->saved_data["has_bias"] = bias.has_value();
@@ -31,7 +35,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     Tensor rows = saved[0];
-    const Tensor& w = saved[1];
+    const Tensor w = saved[1].to(rows.scalar_type());
     const auto of_input = context->saved_data.find("of_input");
     const bool is_activated = of_input != context->saved_data.end();
     const auto weight_type = context->saved_data["weight_type"].toScalarType();
@@ -60,6 +64,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
 };
 
 }  // namespace
+
+RemadeCasts::RemadeCasts(bool on) : before_(std::exchange(remakes_casts, on)) {}
+RemadeCasts::~RemadeCasts() { remakes_casts = before_; }
 
 Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
               std::optional<Activation> of_input) {

@@ -58,17 +58,20 @@ void Module::materialize(at::Device device) {
   }
 }
 
-void Module::initialize(uint64_t seed) {
+void initialize_parameter(const NamedParameter& entry, uint64_t seed) {
   const c10::NoGradGuard no_grad;
-  for (const auto& [name, parameter] : named_parameters()) {
-    Tensor& tensor = parameter->tensor;
-    if (parameter->init.kind == Init::Kind::kConstant) {
-      tensor.fill_(parameter->init.value);
-    } else {
-      const RandomKey key = random_key(seed, Purpose::kInit, stable_hash(name));
-      tensor.copy_(normal(key, tensor.numel()).mul_(parameter->init.value).view(tensor.sizes()));
-    }
+  const auto& [name, parameter] = entry;
+  Tensor& tensor = parameter->tensor;
+  if (parameter->init.kind == Init::Kind::kConstant) {
+    tensor.fill_(parameter->init.value);
+  } else {
+    const RandomKey key = random_key(seed, Purpose::kInit, stable_hash(name));
+    tensor.copy_(normal(key, tensor.numel()).mul_(parameter->init.value).view(tensor.sizes()));
   }
+}
+
+void Module::initialize(uint64_t seed) {
+  for (const auto& entry : named_parameters()) initialize_parameter(entry, seed);
 }
 
 void Module::set_requires_grad(bool requires_grad, const std::vector<std::string>& prefixes) {

@@ -92,10 +92,11 @@ std::string block_of(const std::string& name) {
 }
 
 std::vector<BlockNorm> block_norms(const std::vector<layers::NamedParameter>& parameters) {
-  const c10::NoGradGuard no_grad;
-  const Gradients gradients = collect(parameters);
-  if (gradients.tensors.empty()) return {};
-  const Tensor norms = norms_of(gradients.tensors).cpu();
+  return block_norms(gradient_norms(parameters));
+}
+
+std::vector<BlockNorm> block_norms(const GradientNorms& gradients) {
+  const Tensor norms = gradients.norms_P.cpu();
   std::vector<BlockNorm> blocks;
   for (size_t i = 0; i < gradients.names.size(); ++i) {
     const std::string block = block_of(gradients.names[i]);

@@ -28,7 +28,7 @@ bool is_resblock_matrix(const layers::NamedParameter& parameter) {
   const std::string name = "." + parameter.name;
   const bool in_resblock =
       name.find(".resblocks.") != std::string::npos || name.find(".blocks.group_") != std::string::npos;
-  return in_resblock && parameter.parameter->decays && parameter.parameter->tensor.dim() >= 2;
+  return in_resblock && parameter.parameter->decays;  // vectors never do; a shard of a matrix is flat
 }
 
 std::string describe(const std::vector<ParameterGroup>& groups) {

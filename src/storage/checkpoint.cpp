@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -12,6 +13,7 @@
 #include "dalle/core/files.h"
 #include "dalle/core/str.h"
 #include "dalle/storage/base64.h"
+#include "dalle/storage/identity.h"
 #include "dalle/storage/manifest.h"
 #include "dalle/storage/safetensors.h"
 
@@ -29,15 +31,19 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kStateKey = "dalle.state";
 constexpr const char* kTokenizerKey = "dalle.tokenizer";
 
+constexpr uint64_t kHeaderBytes = 256;  // per tensor, generously
+
+void make_empty(const fs::path& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  fs::create_directories(folder, error);
+  if (error) throw FileError(str(folder.string(), ": cannot create the folder: ", error.message()));
+}
+
 /// A folder that is removed again unless it was renamed into place.
 class TemporaryFolder {
  public:
-  explicit TemporaryFolder(fs::path path) : path_(std::move(path)) {
-    std::error_code error;
-    fs::remove_all(path_, error);
-    fs::create_directories(path_, error);
-    if (error) throw FileError(str(path_.string(), ": cannot create the folder: ", error.message()));
-  }
+  explicit TemporaryFolder(fs::path path) : path_(std::move(path)) { make_empty(path_); }
   ~TemporaryFolder() {
     std::error_code ignored;  // what stays behind has a temporary name and is removed by prune_checkpoints
     fs::remove_all(path_, ignored);
@@ -71,17 +77,14 @@ void rename_into_place(const fs::path& from, const fs::path& to) {
 }
 
 uint64_t bytes_of(const std::vector<NamedTensor>& tensors) {
-  constexpr uint64_t kHeaderBytes = 256;  // per tensor, generously
   uint64_t bytes = 0;
   for (const auto& entry : tensors) bytes += entry.tensor.nbytes() + kHeaderBytes + entry.name.size();
   return bytes;
 }
 
-void check_disk(const fs::path& parent, const fs::path& folder, const Checkpoint& checkpoint) {
+void check_disk(const fs::path& parent, const fs::path& folder, uint64_t bytes) {
   constexpr uint64_t kSlack = 1 << 20;
-  const uint64_t needed = bytes_of(checkpoint.model) + bytes_of(checkpoint.ema) + bytes_of(checkpoint.optimizer) +
-                          checkpoint.tokenizer.size() + checkpoint.config_yaml.size() +
-                          checkpoint.model_config_yaml.size() + kSlack;
+  const uint64_t needed = bytes + kSlack;
   const uint64_t available = free_disk_bytes(parent);
   if (available >= needed) return;
   throw FileError(Problem{.place = folder.string(),
@@ -90,11 +93,14 @@ void check_disk(const fs::path& parent, const fs::path& folder, const Checkpoint
                           .hint = "free some space; earlier checkpoints are untouched"});
 }
 
-std::vector<NamedTensor> read_tensors(const fs::path& folder, const Manifest& manifest, const char* name) {
-  const ManifestEntry* entry = manifest.find(name);
-  if (entry == nullptr) return {};
-  verify_checksum(folder, *entry);
-  return read_safetensors(folder / name).tensors;
+std::vector<NamedTensor> read_tensors(const fs::path& folder, const Manifest& manifest, const std::string& kind) {
+  if (const ManifestEntry* entry = manifest.find(kind + ".safetensors")) {
+    verify_checksum(folder, *entry);
+    return read_safetensors(folder / entry->name).tensors;
+  }
+  const TensorFiles files(folder, manifest, kind);
+  files.verify();
+  return files.read_all();
 }
 
 std::string read_text(const fs::path& folder, const Manifest& manifest, const char* name) {
@@ -104,10 +110,14 @@ std::string read_text(const fs::path& folder, const Manifest& manifest, const ch
   return read_file(folder / name);
 }
 
+bool is_model_part(const ManifestEntry& entry) { return entry.name.starts_with("model-"); }
+
 Manifest require_manifest(const fs::path& folder) {
   Manifest manifest = read_manifest(folder, kFormat, kCheckpointFormatVersion);
   for (const char* name : {kModelFile, kStateFile}) {
-    if (manifest.find(name) != nullptr) continue;
+    const bool is_in_parts = std::string_view(name) == kModelFile &&
+                             std::any_of(manifest.files.begin(), manifest.files.end(), is_model_part);
+    if (is_in_parts || manifest.find(name) != nullptr) continue;
     throw CheckpointError(
         Problem{.place = (folder / kManifestName).string(), .expected = str("an entry for ", name), .got = "none"});
   }
@@ -118,10 +128,18 @@ Checkpoint load_folder(const fs::path& folder, LoadParts parts) {
   const Manifest manifest = require_manifest(folder);
   Checkpoint checkpoint = parse_state(read_text(folder, manifest, kStateFile), (folder / kStateFile).string());
   checkpoint.tokenizer = read_text(folder, manifest, kTokenizerFile);
-  const bool has_ema = manifest.find(kEmaFile) != nullptr;
-  if (parts != LoadParts::kEvaluation || !has_ema) checkpoint.model = read_tensors(folder, manifest, kModelFile);
-  if (parts != LoadParts::kModel) checkpoint.ema = read_tensors(folder, manifest, kEmaFile);
-  if (parts == LoadParts::kAll) checkpoint.optimizer = read_tensors(folder, manifest, kOptimizerFile);
+  if (parts == LoadParts::kTexts) return checkpoint;
+  if (parts != LoadParts::kModel) checkpoint.ema = read_tensors(folder, manifest, "ema");
+  if (parts != LoadParts::kEvaluation || checkpoint.ema.empty()) {
+    checkpoint.model = read_tensors(folder, manifest, "model");
+  }
+  if (parts == LoadParts::kAll) checkpoint.optimizer = read_tensors(folder, manifest, "optimizer");
+  if (manifest.find(kModelFile) != nullptr) return checkpoint;
+  // No rank that wrote parts had all tensors to tell their identity.
+  for (const auto& [name, tensors] : {std::pair{"model", &checkpoint.model}, std::pair{"ema", &checkpoint.ema}}) {
+    if (tensors->empty() || checkpoint.identities.contains(name)) continue;
+    checkpoint.identities[name] = model_identity(checkpoint.model_config_yaml, *tensors);
+  }
   return checkpoint;
 }
 
@@ -146,14 +164,68 @@ Checkpoint bare_state(const std::map<std::string, std::string>& metadata, const 
   return checkpoint;
 }
 
+fs::path target_of(const fs::path& folder) {
+  const fs::path target = fs::absolute(folder).lexically_normal();
+  return target.has_filename() ? target : target.parent_path();  // "FOLDER/"
+}
+
+fs::path temporary_of(const fs::path& target) { return str(target.string(), ".tmp-", ::getpid()); }
+
 }  // namespace
 
+fs::path begin_checkpoint(const fs::path& folder) {
+  const fs::path begun = temporary_of(target_of(folder));
+  make_empty(begun);
+  return begun;
+}
+
+std::vector<ManifestEntry> write_part(const fs::path& begun, const CheckpointPart& part) {
+  uint64_t bytes = 0;
+  for (const auto* pieces : {&part.model, &part.ema, &part.optimizer}) {
+    for (const auto& piece : *pieces) bytes += piece.values.nbytes() + kHeaderBytes + 2 * piece.name.size();
+  }
+  check_disk(begun, begun, bytes);
+  std::vector<ManifestEntry> files;
+  const auto write = [&](const char* kind, const std::vector<TensorPiece>& pieces) {
+    const std::string name = part_file_name(kind, part.number, part.num_parts);
+    write_pieces(begun / name, pieces);
+    files.push_back(measure_file(begun, name));
+  };
+  write("model", part.model);
+  if (!part.ema.empty()) write("ema", part.ema);
+  if (!part.optimizer.empty()) write("optimizer", part.optimizer);
+  return files;
+}
+
+void finish_checkpoint(const fs::path& begun, const fs::path& folder, const Checkpoint& checkpoint,
+                       const std::vector<ManifestEntry>& files) {
+  const fs::path target = target_of(folder);
+  std::vector<ManifestEntry> all = files;
+  const auto write = [&](const char* name, const std::string& text) {
+    write_file(begun / name, text);
+    all.push_back(measure_file(begun, name));
+  };
+  if (!checkpoint.tokenizer.empty()) write(kTokenizerFile, checkpoint.tokenizer);
+  write(kStateFile, state_text(checkpoint, (target / kStateFile).string()));
+  write_manifest(begun, kFormat, kCheckpointFormatVersion, all);
+  sync_directory(begun);
+  rename_into_place(begun, target);
+  sync_directory(target.parent_path());
+  std::error_code ignored;  // an older checkpoint of this name, exchanged for the new one
+  fs::remove_all(begun, ignored);
+}
+
+TensorFiles checkpoint_tensors(const fs::path& folder, const std::string& kind) {
+  return {folder, require_manifest(folder), kind};
+}
+
 void save_checkpoint(const fs::path& folder, const Checkpoint& checkpoint) {
-  fs::path target = fs::absolute(folder).lexically_normal();
-  if (!target.has_filename()) target = target.parent_path();  // "FOLDER/"
+  const fs::path target = target_of(folder);
   const fs::path parent = target.parent_path();
-  const TemporaryFolder temporary(str(target.string(), ".tmp-", ::getpid()));
-  check_disk(parent, target, checkpoint);
+  const TemporaryFolder temporary(temporary_of(target));
+  check_disk(parent, target,
+             bytes_of(checkpoint.model) + bytes_of(checkpoint.ema) + bytes_of(checkpoint.optimizer) +
+                 checkpoint.tokenizer.size() + checkpoint.config_yaml.size() + checkpoint.model_config_yaml.size());
   std::vector<std::string> names;
   auto place_of = [&](const char* name) { return temporary.path() / names.emplace_back(name); };
   write_safetensors(place_of(kModelFile), {checkpoint.model, {}});

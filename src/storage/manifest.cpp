@@ -30,6 +30,23 @@ void check_present(const std::filesystem::path& folder, const ManifestEntry& ent
   if (error || size != entry.bytes) fail(path, str(entry.bytes, " bytes"), str(size, " bytes"), kDamaged);
 }
 
+Json json_of(const std::vector<ManifestEntry>& files) {
+  Json json = Json::object();
+  for (const auto& [name, bytes, checksum] : files) json[name] = {{"bytes", bytes}, {"xxh3_128", checksum}};
+  return json;
+}
+
+std::vector<ManifestEntry> entries_of(const Json& files, const std::string& place) {
+  std::vector<ManifestEntry> entries;
+  for (const auto& [name, entry] : files.items()) {
+    if (!is_plain_name(name)) fail(place, "plain file names", str("'", name, "'"), kDamaged);
+    const int64_t bytes = require_integer(entry, "bytes", str(place, " (", name, ")"));
+    if (bytes < 0) fail(place, str("a size of ", name, " >= 0"), str(bytes), kDamaged);
+    entries.push_back({name, static_cast<uint64_t>(bytes), require_string(entry, "xxh3_128", place)});
+  }
+  return entries;
+}
+
 }  // namespace
 
 const ManifestEntry* Manifest::find(const std::string& name) const {
@@ -51,15 +68,30 @@ std::string file_checksum(const std::filesystem::path& path) {
   return hasher.hex();
 }
 
+ManifestEntry measure_file(const std::filesystem::path& folder, const std::string& name) {
+  return {name, InputFile(folder / name).size(), file_checksum(folder / name)};
+}
+
 void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
                     const std::vector<std::string>& names) {
-  Json files = Json::object();
-  for (const auto& name : names) {
-    files[name] = {{"bytes", InputFile(folder / name).size()}, {"xxh3_128", file_checksum(folder / name)}};
-  }
-  const Json json = {{"format", format}, {"format_version", format_version}, {"files", files}};
+  std::vector<ManifestEntry> files;
+  for (const auto& name : names) files.push_back(measure_file(folder, name));
+  write_manifest(folder, format, format_version, files);
+}
+
+void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
+                    const std::vector<ManifestEntry>& files) {
+  const Json json = {{"format", format}, {"format_version", format_version}, {"files", json_of(files)}};
   const auto path = folder / kManifestName;
   write_file(path, dump_json(json, path.string(), 2) + "\n");
+}
+
+std::string manifest_text(const std::vector<ManifestEntry>& files) {
+  return files.empty() ? "" : dump_json(json_of(files), "manifest");
+}
+
+std::vector<ManifestEntry> parse_manifest_text(const std::string& text, const std::string& place) {
+  return text.empty() ? std::vector<ManifestEntry>{} : entries_of(parse_json(text, place), place);
 }
 
 Manifest read_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version) {
@@ -79,13 +111,8 @@ Manifest read_manifest(const std::filesystem::path& folder, const std::string& f
          "it was written by another version of dalle.cpp");
   }
   const Json& files = require_object(json, "files", place);
-  for (const auto& [name, entry] : files.items()) {
-    if (!is_plain_name(name)) fail(path, "plain file names", str("'", name, "'"), kDamaged);
-    const int64_t bytes = require_integer(entry, "bytes", str(place, " (", name, ")"));
-    if (bytes < 0) fail(path, str("a size of ", name, " >= 0"), str(bytes), kDamaged);
-    manifest.files.push_back({name, static_cast<uint64_t>(bytes), require_string(entry, "xxh3_128", place)});
-    check_present(folder, manifest.files.back());
-  }
+  manifest.files = entries_of(files, place);
+  for (const auto& entry : manifest.files) check_present(folder, entry);
   return manifest;
 }
 

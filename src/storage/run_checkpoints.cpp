@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <functional>
 #include <iomanip>
 #include <optional>
 #include <sstream>
@@ -147,7 +148,10 @@ std::vector<std::string> prune_checkpoints(const fs::path& run_dir, int64_t keep
   return removed;
 }
 
-LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
+namespace {
+
+/// Calls `read` with the run's checkpoints, `latest` first, then from the newest on, until one is intact; its folder.
+fs::path first_intact(const fs::path& run_dir, const std::function<void(const fs::path&)>& read) {
   std::vector<std::string> names = list_checkpoints(run_dir);
   std::reverse(names.begin(), names.end());
   const auto latest = std::find(names.begin(), names.end(), latest_name(run_dir));
@@ -161,7 +165,8 @@ LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
   for (const auto& name : names) {
     const fs::path folder = checkpoints_of(run_dir) / name;
     try {
-      return {folder, load_checkpoint(folder, parts)};
+      read(folder);
+      return folder;
     } catch (const CheckpointError& error) {
       log_warning(str("passing over a damaged checkpoint: ", error.what()));
     } catch (const FileError& error) {
@@ -172,5 +177,16 @@ LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
                                 .expected = "an intact checkpoint",
                                 .got = str(names.size(), " damaged ones")});
 }
+
+}  // namespace
+
+LoadedCheckpoint load_latest_good(const fs::path& run_dir, LoadParts parts) {
+  LoadedCheckpoint loaded;
+  loaded.folder =
+      first_intact(run_dir, [&](const fs::path& folder) { loaded.checkpoint = load_checkpoint(folder, parts); });
+  return loaded;
+}
+
+fs::path latest_good_folder(const fs::path& run_dir) { return first_intact(run_dir, verify_checkpoint); }
 
 }  // namespace dalle::storage

@@ -109,7 +109,7 @@ std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
   return {static_cast<double>(batch.pixels.size(0))};
 }
 
-void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext&) {
+void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) {
   cached_.reset();
   next_micro_batch_ = 0;
   num_micro_batches_ = batches.size();
@@ -117,8 +117,8 @@ void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepC
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> images, texts;
   for (const auto& batch : batches) {
-    images.push_back(model_.encode_image(batch.pixels));
-    texts.push_back(model_.encode_text(batch.batch.caption_ids));
+    images.push_back(model_.encode_image(batch.pixels, *context.runner));
+    texts.push_back(model_.encode_text(batch.batch.caption_ids, *context.runner));
   }
   cached_.emplace(images, texts, model_.scale(), ranks());
 }

@@ -184,7 +184,9 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
     memory.gradients = matrix_bytes() * largest_unit() / shards + 4 * others / shards;
     memory.error_buffers = matrix_bytes() * matrices / shards;
   } else {
-    memory.gradients = (matrix_bytes() * matrices + 4 * others) / shards;
+    // With sharding optimizer they are whole only while those of several passes add up.
+    const bool are_split = is_sharded() || device_batch_ == micro_batch;
+    memory.gradients = (matrix_bytes() * matrices + 4 * others) / (are_split ? state_shards : 1);
   }
   const auto parts = models::activation_parts(model_, compute_, micro_batch, config_.trainer.activation_checkpointing);
   const bool gathers = is_sharded() && group_ > 1;
@@ -205,13 +207,15 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
 }
 
 /// Where all activations are held: at the heads, whose gradient is counted with the logits, with the last block, which their
-/// backward pass fetches; or at the last block with the one before it, and its whole gradient. In the types of products.
+/// backward pass fetches; or at the last block with the one before it, its whole gradient and that of the heads. Weights are
+/// gathered as they are stored; those of embeddings and heads for the whole step (training/sharded_model.h).
 double Plan::gathered_for(bool is_head) const {
-  const double bytes = number(static_cast<int64_t>(c10::elementSize(compute_.dtype)));
-  const auto weights = [&](const ModelUnit& unit) { return bytes * unit.matrix_numbers() + 4 * unit.other_numbers; };
+  const auto bytes = [&](const ModelUnit& unit) {
+    return matrix_bytes() * unit.matrix_numbers() + 4 * unit.other_numbers;
+  };
   const ModelUnit &heads = units_.back(), &last = units_[units_.size() - 2], &before = units_[units_.size() - 3];
-  if (is_head) return weights(heads) + weights(last);
-  return weights(last) + weights(before) + matrix_bytes() * last.matrix_numbers() + 4 * last.other_numbers;
+  const double root = bytes(units_.front()) + bytes(heads);
+  return root + (is_head ? bytes(last) : 2 * bytes(last) + bytes(before) + bytes(heads));
 }
 
 int64_t Plan::largest_micro_batch() const {

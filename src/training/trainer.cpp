@@ -11,6 +11,7 @@
 #include "dalle/core/number_text.h"
 #include "dalle/core/signals.h"
 #include "dalle/core/str.h"
+#include "dalle/distributed/launch_environment.h"
 #include "dalle/optim/gradients.h"
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/training/profiler.h"
@@ -18,11 +19,14 @@
 namespace dalle::training {
 namespace {
 
-// Parameters on their device with values, before the optimizer and the average look at them.
-std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, TrainingTask& task) {
+// Parameters on their device with values, before the optimizer and the average look at them. Those that ranks split get
+// theirs later, a unit at a time.
+std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, TrainingTask& task, int64_t ranks) {
   layers::Module& module = task.module();
-  module.materialize(task.device());
-  module.initialize(static_cast<uint64_t>(setup.trainer.seed));
+  if (!setup.trainer.is_sharded(ranks)) {
+    module.materialize(task.device());
+    module.initialize(static_cast<uint64_t>(setup.trainer.seed));
+  }
   for (const auto& prefix : setup.trainer.freeze) {
     bool known = false;
     for (const auto& [name, parameter] : module.named_parameters()) known = known || name.starts_with(prefix);
@@ -40,6 +44,28 @@ std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, 
   return parameters;
 }
 
+/// Ranks of a machine, where the launcher says it; else all of them.
+int64_t ranks_of_machine(int64_t world_size) {
+  const auto environment = distributed::read_launch_environment();
+  return environment.world_size == world_size ? environment.local_size.value_or(world_size) : world_size;
+}
+
+std::unique_ptr<ShardedModel> shard(const TrainerConfig& trainer, TrainingTask& task,
+                                    distributed::Communicator& communicator) {
+  const int64_t ranks = communicator.world_size();
+  if (!trainer.is_sharded(ranks)) return nullptr;
+  int64_t group_size = ranks;
+  if (trainer.sharding == Sharding::kHybrid) {
+    group_size = trainer.shard_group_size > 0 ? trainer.shard_group_size : ranks_of_machine(ranks);
+    if (group_size > ranks || ranks % group_size != 0) {
+      throw ConfigError(Problem{"trainer.shard_group_size", str("a divisor of the ", ranks, " ranks"), str(group_size),
+                                "ranks are shared out in groups of this size that follow each other"});
+    }
+  }
+  return std::make_unique<ShardedModel>(task.module(), task.device(), static_cast<uint64_t>(trainer.seed),
+                                        trainer.sharding, group_size, communicator);
+}
+
 }  // namespace
 
 Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicator& communicator)
@@ -47,8 +73,9 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
       task_(task),
       communicator_(communicator),
       membership_(task, communicator),
-      parameters_(ready_parameters(setup_, task)),
-      optimizer_(parameters_, setup_.optimizer),
+      parameters_(ready_parameters(setup_, task, communicator.world_size())),
+      sharded_(shard(setup_.trainer, task, communicator)),
+      optimizer_(trained(), setup_.optimizer),
       learning_rate_(setup_.learning_rate),
       health_(setup_.trainer.health, task.health_rules()),
       finite_check_(setup_.finite_check_delay.value_or(FiniteCheck::default_delay(task.device()))) {
@@ -58,9 +85,11 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
     throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
                               "0", "set it, or learning_rate.plateau.patience_steps: 0"});
   }
-  if (trainer.ema_decay > 0) ema_.emplace(parameters_, trainer.ema_decay, trainer.ema_interval_steps);
+  if (trainer.ema_decay > 0) {
+    ema_.emplace(sharded_ ? sharded_->parts() : parameters_, trainer.ema_decay, trainer.ema_interval_steps);
+  }
   if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
-  if (communicator.world_size() > 1) {
+  if (communicator.world_size() > 1 && !sharded_) {
     std::vector<Tensor> weights;
     for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor);
     reducer_ = std::make_unique<distributed::GradientReducer>(std::move(weights), communicator);
@@ -85,6 +114,7 @@ void Trainer::start() {
   // The one batch of an overfitting run is the first, also after a resume.
   const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
   loader_ = task_.make_loader(setup_.trainer.micro_size(communicator_.world_size()), position);
+  if (sharded_) log_info(sharded_->describe());
   log_info(optim::describe(optim::parameter_groups(parameters_, setup_.optimizer.weight_decay)));
   if (!resumed_config_.empty()) record_config_changes(resumed_config_);
   reported_step_ = step_;
@@ -106,6 +136,7 @@ bool Trainer::run(RunDirectory& directory) {
     if (must_stop()) {
       if (status_) status_->finish();
       save();
+      settle_checkpoint();
       log_info(str("stopped by a signal at step ", step_, "; continue with --resume=", run_->root().string()));
       return false;
     }
@@ -119,6 +150,7 @@ bool Trainer::run(RunDirectory& directory) {
   validate_and_preview(!ended_on_interval, !preview_done);
   if (status_) status_->finish();
   save();
+  settle_checkpoint();
   report_speed();
   if (num_truncated_captions_ > 0) {
     log_info(str(grouped_digits(num_truncated_captions_), " of ", grouped_digits(num_captions_),
@@ -151,24 +183,31 @@ void Trainer::train_step() {
   const std::vector<PreparedBatch> batches = next_batches();
   if (step_ == 0 && is_first_rank()) write_sheet(task_.input_sheet(batches.front()));
 
+  layers::BlockRunner* runner = &layers::plain_runner();
+  if (trainer.activation_checkpointing) runner = &checkpoint_runner_;
+  if (sharded_) {
+    sharded_->set_inner(*runner);
+    runner = sharded_.get();
+  }
   StepContext context{.step = step_,
                       .seed = static_cast<uint64_t>(trainer.seed),
                       .totals = {},
-                      .runner = trainer.activation_checkpointing ? &checkpoint_runner_ : &layers::plain_runner(),
+                      .runner = runner,
                       .is_logged = is_logged(step_ + 1)};
   agree_on_step(batches, context);
 
   accumulate(batches, context);
   reduce_losses();
 
-  optim::GradientNorms norms = optim::gradient_norms(parameters_);
+  optim::GradientNorms norms = gradient_norms();
   const Tensor norm = optim::global_norm(norms);
   const Tensor skip = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
   while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
   const double learning_rate = learning_rate_.at(step_);
   const auto halving = learning_rate_.listed_halving(step_);
-  if (trainer.clip_norm > 0) optim::clip_by_global_norm(parameters_, trainer.clip_norm, norm);
+  if (trainer.clip_norm > 0) optim::clip_by_global_norm(trained(), trainer.clip_norm, norm);
   optimizer_.step(learning_rate, skip);
+  if (sharded_) sharded_->after_update();
   task_.after_update(skip);
   ++step_;
   if (ema_) ema_->update(step_, skip);
@@ -187,11 +226,15 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
   optimizer_.zero_grad();
   step_metrics_.clear();
   micro_losses_.clear();
+  if (sharded_) sharded_->begin_step();
   task_.begin_step(batches, context);
   for (size_t i = 0; i < batches.size(); ++i) {
     const StepOutput output = task_.training_step(batches[i], context);
-    if (reducer_ && i + 1 == batches.size()) reducer_->arm();
+    const bool is_last = i + 1 == batches.size();
+    if (sharded_) sharded_->begin_pass(is_last);
+    if (reducer_ && is_last) reducer_->arm();
     output.loss.backward();
+    if (sharded_) sharded_->end_pass();
     micro_losses_.push_back(output.loss.detach());
     std::vector<std::pair<std::string, Tensor>> shares{{"loss", output.loss.detach()}};
     for (const auto& [name, value] : output.metrics) shares.emplace_back(name, value.detach());

@@ -38,6 +38,7 @@ void Trainer::report_skipped(const SkippedUpdate& skipped) {
   }
   if (status_) status_->finish();
   write_checkpoint();
+  settle_checkpoint();
   throw Error(
       Problem{str("step ", skipped.step), "",
               str(skipped.in_row, " updates in a row had a loss or gradient that was not finite; the last: ", report),

@@ -14,6 +14,7 @@ namespace dalle::training {
 
 // One sum of a few numbers on the host: beside the losses' counts it carries all else that a step has to agree on.
 void Trainer::agree_on_step(const std::vector<PreparedBatch>& batches, StepContext& context) {
+  if (!parts_under_way_ && writer_.is_done()) writer_.finish();  // throws what has failed
   const bool is_repeated = setup_.trainer.overfit_one_batch && num_captions_ > 0;
   double captions = 0, truncated = 0;
   for (const auto& [batch, pixels, tokens, num_text_targets] : batches) {
@@ -22,7 +23,7 @@ void Trainer::agree_on_step(const std::vector<PreparedBatch>& batches, StepConte
     truncated += static_cast<double>(batch.num_truncated);
   }
   std::vector<double> numbers{captions, truncated, static_cast<double>(loader_->bad_samples()),
-                              stop_requested() ? 1.0 : 0.0};
+                              stop_requested() ? 1.0 : 0.0, writer_.is_done() ? 1.0 : 0.0};
   const size_t first_count = numbers.size();
   for (const auto& batch : batches) {
     const auto counts = task_.counts(batch);
@@ -44,6 +45,7 @@ void Trainer::agree_on_step(const std::vector<PreparedBatch>& batches, StepConte
   num_truncated_captions_ += static_cast<int64_t>(numbers[1]);
   num_bad_samples_ = static_cast<int64_t>(numbers[2]);
   stop_agreed_ = numbers[3] > 0;
+  if (parts_under_way_ && static_cast<int>(numbers[4]) == communicator_.world_size()) join_checkpoint_parts();
   context.totals.assign(numbers.begin() + static_cast<int64_t>(first_count), numbers.end());
 }
 
@@ -66,11 +68,23 @@ void Trainer::require_same_state() {
     return models::identity_of(/*model_config_yaml=*/"", tensors);
   };
   const std::string hint = "ranks must run the same program on the same data and read the same checkpoint";
+  const auto weights = [&] {
+    std::vector<storage::NamedTensor> tensors;
+    for (const auto& [name, parameter] : sharded_ ? sharded_->parts() : parameters_) {
+      tensors.push_back({name, parameter->tensor});
+    }
+    return hash_of(tensors);
+  };
+  // What ranks split is the same in every replica.
+  distributed::Communicator& same = sharded_ ? sharded_->replicas() : communicator_;
+  if (const auto difference = distributed::find_difference(communicator_, {{"step", str(step_), hint}})) {
+    throw Error(*difference);
+  }
+  if (same.world_size() == 1) return;
   const auto difference =
-      distributed::find_difference(communicator_, {{"step", str(step_), hint},
-                                                   {"weights", hash_of(models::named_tensors(task_.module())), hint},
-                                                   {"averaged weights", ema_ ? hash_of(ema_->tensors()) : "none", hint},
-                                                   {"optimizer state", hash_of(optimizer_.state()), hint}});
+      distributed::find_difference(same, {{"weights", weights(), hint},
+                                          {"averaged weights", ema_ ? hash_of(ema_->tensors()) : "none", hint},
+                                          {"optimizer state", hash_of(optimizer_.state()), hint}});
   if (difference) throw Error(*difference);
 }
 

@@ -42,7 +42,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   if (num_captions_ > 0) values.emplace_back("truncated_captions", static_cast<double>(num_truncated_captions_));
   values.emplace_back("skipped_updates", static_cast<double>(finite_check_.total()));
   values.emplace_back("grad_norm", norm.item<double>());
-  for (const auto& [block, block_norm] : optim::block_norms(parameters_)) {
+  for (const auto& [block, block_norm] : optim::block_norms(gradient_norms())) {
     values.emplace_back("grad_norm/" + block, block_norm);
   }
   if (is_first_rank()) {
@@ -104,7 +104,12 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
   if (!(validate || preview)) return;
   const c10::NoGradGuard no_grad;
   std::optional<optim::EmaScope> scope;
-  if (ema_) scope.emplace(*ema_);
+  std::optional<WholeWeights> whole;
+  if (sharded_) {
+    whole.emplace(*sharded_, ema_ ? &*ema_ : nullptr);
+  } else if (ema_) {
+    scope.emplace(*ema_);
+  }
   if (validate) {
     const Metrics values = task_.evaluate(step_);
     if (!values.empty()) {

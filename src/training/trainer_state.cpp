@@ -4,40 +4,50 @@
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
+#include "dalle/distributed/agreement.h"
 #include "dalle/models/load.h"
 #include "dalle/models/partial_load.h"
 #include "dalle/storage/run_checkpoints.h"
 #include "dalle/training/trainer.h"
 
 namespace dalle::training {
+namespace {
+
+/// `latest` points at a checkpoint, older ones go.
+void show_checkpoint(const std::filesystem::path& run, const std::filesystem::path& folder, int64_t keep) {
+  storage::update_latest(run, folder.filename().string());
+  storage::prune_checkpoints(run, keep);
+}
+
+}  // namespace
 
 void Trainer::save() {
   settle_updates();
   write_checkpoint();
 }
 
+// Ranks wait for each other and for the copy to host memory, and not for the disk.
 void Trainer::write_checkpoint() {
   if (saved_step_ == step_) return;
+  settle_checkpoint();
   require_same_state();
-  if (is_first_rank()) write_checkpoint_files();
-  communicator_.await(0);
+  if (sharded_) {
+    start_checkpoint_parts();
+  } else if (is_first_rank()) {
+    start_checkpoint();
+  }
   saved_step_ = step_;
 }
 
-void Trainer::write_checkpoint_files() {
+storage::Checkpoint Trainer::checkpoint_texts() const {
   storage::Checkpoint checkpoint;
   checkpoint.kind = task_.kind();
   checkpoint.config_yaml = setup_.resolved_config;
   checkpoint.model_config_yaml = task_.model_config_yaml();
   checkpoint.step = step_;
   checkpoint.samples_seen = step_ * setup_.trainer.batch_size;
-  checkpoint.model = models::named_tensors(task_.module());
-  if (ema_) checkpoint.ema = ema_->tensors();
-  checkpoint.optimizer = optimizer_.state();
   checkpoint.tokenizer = task_.tokenizer_bytes();
   checkpoint.identities = task_.identities();
-  checkpoint.identities["model"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.model);
-  if (ema_) checkpoint.identities["ema"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.ema);
   checkpoint.scalars["learning_rate"] = learning_rate_.at(step_);
   for (const auto& [name, value] : learning_rate_.state()) checkpoint.scalars[name] = value;
   checkpoint.scalars["skipped_updates"] = static_cast<double>(finite_check_.total());
@@ -46,9 +56,74 @@ void Trainer::write_checkpoint_files() {
     checkpoint.scalars["truncated_captions"] = static_cast<double>(num_truncated_captions_);
   }
   for (const auto& [name, value] : task_.schedule_values(step_)) checkpoint.scalars[name] = value;
-  storage::save_checkpoint(run_->checkpoint(step_), checkpoint);
-  storage::update_latest(run_->root(), storage::checkpoint_name(step_));
-  storage::prune_checkpoints(run_->root(), setup_.trainer.keep_checkpoints);
+  return checkpoint;
+}
+
+void Trainer::start_checkpoint() {
+  storage::Checkpoint checkpoint = checkpoint_texts();
+  checkpoint.model = copied_to_host(models::named_tensors(task_.module()));
+  if (ema_) checkpoint.ema = copied_to_host(ema_->tensors());
+  checkpoint.optimizer = copied_to_host(optimizer_.state());
+  writer_.start([checkpoint = std::move(checkpoint), root = run_->root(), folder = run_->checkpoint(step_),
+                 keep = setup_.trainer.keep_checkpoints]() mutable {
+    checkpoint.identities["model"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.model);
+    if (!checkpoint.ema.empty()) {
+      checkpoint.identities["ema"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.ema);
+    }
+    storage::save_checkpoint(folder, checkpoint);
+    show_checkpoint(root, folder, keep);
+    return std::string();
+  });
+}
+
+// Each rank of the first group writes its parts; the others hold the same.
+void Trainer::start_checkpoint_parts() {
+  PartsUnderWay parts{.folder = run_->checkpoint(step_), .texts = checkpoint_texts()};
+  parts.begun =
+      distributed::on_first_rank(communicator_, [&] { return storage::begin_checkpoint(parts.folder).string(); });
+  if (sharded_->is_first_group()) {
+    storage::CheckpointPart part{.number = sharded_->part(), .num_parts = sharded_->group_size()};
+    part.model = copied_to_host(sharded_->weights_as_pieces());
+    if (ema_) part.ema = copied_to_host(sharded_->as_pieces(ema_->tensors()));
+    part.optimizer = copied_to_host(sharded_->optimizer_as_pieces(optimizer_.state()));
+    writer_.start([part = std::move(part), begun = parts.begun] {
+      return storage::manifest_text(storage::write_part(begun, part));
+    });
+  }
+  parts_under_way_ = std::move(parts);
+}
+
+// Nothing is at the checkpoint's place before every rank has its part on the disk.
+void Trainer::join_checkpoint_parts() {
+  const PartsUnderWay parts = std::move(*parts_under_way_);
+  parts_under_way_.reset();
+  constexpr char kWritten = 'w', kFailed = 'f';
+  std::string own;
+  try {
+    own = kWritten + writer_.finish();
+  } catch (const std::exception& error) {
+    own = kFailed + std::string(error.what());
+  }
+  std::vector<storage::ManifestEntry> files;
+  const auto texts = distributed::gather_texts(communicator_, own);
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    if (texts[rank].front() == kFailed) throw FileError(str("rank ", rank, ": ", texts[rank].substr(1)));
+    for (auto& entry : storage::parse_manifest_text(texts[rank].substr(1), parts.begun)) {
+      files.push_back(std::move(entry));
+    }
+  }
+  if (!is_first_rank()) return;
+  writer_.start([parts, files = std::move(files), root = run_->root(), keep = setup_.trainer.keep_checkpoints] {
+    storage::finish_checkpoint(parts.begun, parts.folder, parts.texts, files);
+    show_checkpoint(root, parts.folder, keep);
+    return std::string();
+  });
+}
+
+void Trainer::settle_checkpoint() {
+  if (parts_under_way_) join_checkpoint_parts();
+  writer_.finish();
+  communicator_.await(0);
 }
 
 void Trainer::restore() {
@@ -58,10 +133,16 @@ void Trainer::restore() {
     return;
   }
   storage::LoadedCheckpoint loaded;
-  if (setup_.checkpoint.empty()) {
+  const auto parts = sharded_ ? storage::LoadParts::kTexts : storage::LoadParts::kAll;
+  if (setup_.checkpoint.empty() && sharded_) {
+    // One rank reads all of it to tell whether it is intact.
+    loaded.folder =
+        distributed::on_first_rank(communicator_, [&] { return storage::latest_good_folder(run_->root()).string(); });
+    loaded.checkpoint = storage::load_checkpoint(loaded.folder, parts);
+  } else if (setup_.checkpoint.empty()) {
     loaded = storage::load_latest_good(run_->root());
   } else {
-    loaded = {setup_.checkpoint, storage::load_checkpoint(setup_.checkpoint)};
+    loaded = {setup_.checkpoint, storage::load_checkpoint(setup_.checkpoint, parts)};
   }
   const storage::Checkpoint& checkpoint = loaded.checkpoint;
   const std::string place = loaded.folder.string();
@@ -76,9 +157,13 @@ void Trainer::restore() {
                                 "point the config at the " + name + " of this run, or start a new run"});
     }
   }
-  models::load_parameters(task_.module(), checkpoint.model, place);
-  optimizer_.load_state(checkpoint.optimizer);
-  if (ema_) ema_->load(checkpoint.ema);
+  if (sharded_) {
+    restore_parts(loaded.folder);
+  } else {
+    models::load_parameters(task_.module(), checkpoint.model, place);
+    optimizer_.load_state(checkpoint.optimizer);
+    if (ema_) ema_->load(checkpoint.ema);
+  }
   learning_rate_.load_state(checkpoint.scalars);
   resumed_config_ = checkpoint.config_yaml;
   step_ = checkpoint.step;
@@ -92,7 +177,17 @@ void Trainer::restore() {
   num_truncated_captions_ = saved_count("truncated_captions");
 }
 
+void Trainer::restore_parts(const std::filesystem::path& folder) {
+  const auto files = [&](const char* kind) { return storage::checkpoint_tensors(folder, kind); };
+  const auto place = [&](const char* kind) { return (folder / kind).string(); };
+  sharded_->load(sharded_->parts_from(files("model"), place("model")));
+  optimizer_.load_state(sharded_->optimizer_state_from(files("optimizer"), place("optimizer")));
+  if (ema_) ema_->load(sharded_->parts_from(files("ema"), place("ema")));
+}
+
 void Trainer::initialize_from(const std::filesystem::path& given) {
+  std::optional<WholeWeights> whole;
+  if (sharded_) whole.emplace(*sharded_);
   const auto path = storage::resolve_checkpoint(given);
   const auto checkpoint = storage::load_checkpoint(path, storage::LoadParts::kEvaluation);
   const auto& weights = checkpoint.evaluation_weights();
@@ -118,7 +213,11 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
     log_warning(str("trainer.init_from: ", path.string(), " was trained with another ", name,
                     "; the rows of its tables stand for other tokens"));
   }
-  if (ema_) ema_.emplace(parameters_, setup_.trainer.ema_decay, setup_.trainer.ema_interval_steps);
+  if (sharded_) sharded_->keep_parts();
+  if (ema_) {
+    ema_.emplace(sharded_ ? sharded_->parts() : parameters_, setup_.trainer.ema_decay,
+                 setup_.trainer.ema_interval_steps);
+  }
   log_info(str("starting from the weights of ", path.string(), " (step ", checkpoint.step, ")", report));
 }
 

@@ -1,8 +1,6 @@
 // ctest: slow
 // A training does not depend on how its global batch is split over ranks and micro-batches.
-#include <cmath>
-
-#include "integration/ranks.h"
+#include "integration/run_values.h"
 
 namespace dalle::integration {
 namespace {
@@ -28,49 +26,6 @@ fs::path train_with(const Workplace& place, const std::string& kind, const std::
   expect_all_ended_with(outcomes, 0);
   for (size_t rank = 1; rank < outcomes.size(); ++rank) EXPECT_EQ(outcomes[rank].err, "") << "only rank 0 talks";
   return place / run;
-}
-
-/// Values of one phase that do not depend on the clock, line by line.
-std::vector<std::map<std::string, double>> values_of(const fs::path& run, const std::string& phase) {
-  std::istringstream text(read_file(run / "metrics.jsonl"));
-  std::vector<std::map<std::string, double>> lines;
-  for (std::string line; std::getline(text, line);) {
-    const auto entry = nlohmann::json::parse(line);
-    if (entry["phase"] != phase) continue;
-    auto& values = lines.emplace_back();
-    for (const auto& [name, value] : entry.items()) {
-      const bool is_of_clock =
-          name == "time" || name == "mfu" || name.ends_with("_share") || name.ends_with("_per_second");
-      if (value.is_number() && !is_of_clock) values[name] = value.get<double>();
-    }
-  }
-  return lines;
-}
-
-/// Every value of every line, relative to its size where that is above 1e-3. Numbers of pictures that an argmax decides
-/// (retrieval, codes) are equal too.
-void expect_same_values(const fs::path& actual, const fs::path& expected, const std::string& phase, double tolerance) {
-  const auto lines = values_of(actual, phase), wanted = values_of(expected, phase);
-  ASSERT_EQ(lines.size(), wanted.size()) << actual;
-  ASSERT_FALSE(wanted.empty());
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    ASSERT_EQ(lines[i].size(), wanted[i].size()) << actual << " line " << i;
-    for (const auto& [name, value] : wanted[i]) {
-      ASSERT_TRUE(lines[i].contains(name)) << name;
-      EXPECT_NEAR(lines[i].at(name), value, tolerance * std::max(1e-3, std::abs(value)))
-          << actual << " " << phase << " line " << i << " " << name;
-    }
-  }
-}
-
-void expect_same_losses(const fs::path& actual, const fs::path& expected, double tolerance) {
-  const auto lines = values_of(actual, "train"), wanted = values_of(expected, "train");
-  ASSERT_EQ(lines.size(), wanted.size()) << actual;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const double loss = wanted[i].at("loss");
-    EXPECT_EQ(lines[i].at("step"), wanted[i].at("step"));
-    EXPECT_NEAR(lines[i].at("loss"), loss, tolerance * std::max(0.1, std::abs(loss))) << actual << " step " << i + 1;
-  }
 }
 
 /// Trains with `yaml` in each layout; `compare` sees each run beside that of one process in one pass.

@@ -5,9 +5,13 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <barrier>
 #include <exception>
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -21,6 +25,16 @@ struct ThreadMeeting {
   int size;
   std::barrier<> meet;
   std::vector<Tensor> tensors;
+
+  /// That of some of its ranks.
+  ThreadMeeting& group(const std::vector<int>& ranks) {
+    const std::lock_guard lock(mutex);
+    auto& group = groups[ranks];
+    if (!group) group = std::make_unique<ThreadMeeting>(static_cast<int>(ranks.size()));
+    return *group;
+  }
+  std::mutex mutex;
+  std::map<std::vector<int>, std::unique_ptr<ThreadMeeting>> groups;
 };
 
 class ThreadRank : public distributed::Communicator {
@@ -51,6 +65,11 @@ class ThreadRank : public distributed::Communicator {
   }
   void barrier() override { meeting_.meet.arrive_and_wait(); }
   void await(int /*root*/) override { barrier(); }
+
+  std::unique_ptr<distributed::Communicator> subgroup(const std::vector<int>& ranks) override {
+    const auto own = std::find(ranks.begin(), ranks.end(), rank_);
+    return std::make_unique<ThreadRank>(meeting_.group(ranks), static_cast<int>(own - ranks.begin()));
+  }
 
   int64_t calls = 0;  // collectives so far, and what this rank put into them
   int64_t reduced_elements = 0;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "dalle/core/tensor.h"
 
@@ -41,6 +42,10 @@ class Communicator {
   /// Returns once rank `root` has called it too, however long that takes, while all others have a time limit: for what one
   /// rank does alone, such as saving.
   virtual void await(int root) = 0;
+
+  /// These ranks as a group of their own, in this order: the caller is one of them, and all of them call it. Each rank
+  /// takes part in as many such calls. It must not outlive this communicator. Throws c10::Error where it cannot be made.
+  virtual std::unique_ptr<Communicator> subgroup(const std::vector<int>& ranks);
 
   // The same begun now and waited for later. Tensors are contiguous. Unless a communicator does better, all is done at once.
 

@@ -16,4 +16,17 @@ namespace dalle::layers {
 Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
               std::optional<Activation> of_input = {});
 
+/// While it lives (with `on`), linear() on this thread keeps a weight itself for the gradient and casts it again, in place of
+/// keeping the cast: for weights whose memory is given back meanwhile.
+class RemadeCasts {
+ public:
+  explicit RemadeCasts(bool on = true);
+  ~RemadeCasts();
+  RemadeCasts(const RemadeCasts&) = delete;
+  RemadeCasts& operator=(const RemadeCasts&) = delete;
+
+ private:
+  bool before_;
+};
+
 }  // namespace dalle::layers

@@ -47,6 +47,9 @@ struct NamedParameter {
   Parameter* parameter;
 };
 
+/// Fills a parameter by its Init, from its own stream (seed, kInit, hash of its full name).
+void initialize_parameter(const NamedParameter& entry, uint64_t seed);
+
 class Module {
  public:
   Module() = default;                        // a root
@@ -68,8 +71,7 @@ class Module {
   void set_parameter_type(at::ScalarType type);
   /// Allocates every parameter that is still on the meta device. Values are undefined until initialize() or load.
   void materialize(at::Device device);
-  /// Fills every parameter by its Init; each from its own stream (seed, kInit, hash of its full name), so the values do
-  /// not depend on order or on other parameters.
+  /// initialize_parameter() for each: the values do not depend on order or on other parameters.
   void initialize(uint64_t seed);
   /// Sets requires_grad on the parameters whose full name starts with one of `prefixes` ("" is all).
   void set_requires_grad(bool requires_grad, const std::vector<std::string>& prefixes = {""});

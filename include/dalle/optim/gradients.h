@@ -43,5 +43,6 @@ struct BlockNorm {
 /// Norm of the gradients of each block, in order of first appearance; parameters without gradient do not count. Waits for
 /// the device once.
 std::vector<BlockNorm> block_norms(const std::vector<layers::NamedParameter>& parameters);
+std::vector<BlockNorm> block_norms(const GradientNorms& gradients);
 
 }  // namespace dalle::optim

@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "dalle/storage/manifest.h"
 #include "dalle/storage/named_tensor.h"
+#include "dalle/storage/tensor_pieces.h"
 
 namespace dalle::storage {
 
@@ -38,11 +40,33 @@ enum class LoadParts {
   kModel,       // model.safetensors alone
   kEvaluation,  // ema.safetensors alone; the model's weights where there is no EMA
   kWeights,     // model and EMA, no optimizer
+  kTexts,       // none
 };
 
 /// Writes FOLDER.tmp-PID, flushes every file, the manifest last, and renames it to FOLDER, replacing a checkpoint of that
 /// name in one step. Throws FileError, with how much space is missing where the disk cannot hold it; nothing is left then.
 void save_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint);
+
+// The same from several ranks, none of which has all tensors: one begins, each writes its part, and when all have, the
+// first finishes. Until then nothing is at the checkpoint's place.
+
+/// What one of `num_parts` ranks writes.
+struct CheckpointPart {
+  int64_t number = 0;
+  int64_t num_parts = 1;
+  std::vector<TensorPiece> model, ema, optimizer;
+};
+
+/// Makes the empty folder that parts of the checkpoint `folder` are written into, and returns it. Throws FileError.
+std::filesystem::path begin_checkpoint(const std::filesystem::path& folder);
+/// Writes a part's files and flushes them. Throws FileError, with how much space is missing where the disk cannot hold it.
+std::vector<ManifestEntry> write_part(const std::filesystem::path& begun, const CheckpointPart& part);
+/// Adds the texts of `checkpoint` and the manifest of `files` and renames `begun` to `folder`.
+void finish_checkpoint(const std::filesystem::path& begun, const std::filesystem::path& folder,
+                       const Checkpoint& checkpoint, const std::vector<ManifestEntry>& files);
+
+/// The tensors "model", "ema" or "optimizer" of a folder, to be read in parts. Throws CheckpointError.
+TensorFiles checkpoint_tensors(const std::filesystem::path& folder, const std::string& kind);
 
 /// Reads a checkpoint folder, or a bare .safetensors file (its tensors are `model`). Sizes of all files and checksums of
 /// those that are read are verified: CheckpointError names the file, what was expected and what is there.

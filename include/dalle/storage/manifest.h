@@ -31,6 +31,16 @@ std::string file_checksum(const std::filesystem::path& path);
 void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
                     const std::vector<std::string>& names);
 
+/// The same from entries that are known.
+void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
+                    const std::vector<ManifestEntry>& files);
+/// Measures a file. Throws FileError.
+ManifestEntry measure_file(const std::filesystem::path& folder, const std::string& name);
+
+/// Entries as a line, to be sent to another process, and back. "" is none. Throws CheckpointError, naming `place`.
+std::string manifest_text(const std::vector<ManifestEntry>& files);
+std::vector<ManifestEntry> parse_manifest_text(const std::string& text, const std::string& place);
+
 /// Reads the manifest and checks that each listed file is there with its size. Throws CheckpointError naming the file,
 /// what was expected and what is there; also for another format or version and for names that are not plain.
 Manifest read_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version);

@@ -40,4 +40,7 @@ struct LoadedCheckpoint {
 /// each that was passed over. Throws ConfigError where the run has no checkpoint and CheckpointError where none is intact.
 LoadedCheckpoint load_latest_good(const std::filesystem::path& run_dir, LoadParts parts = LoadParts::kAll);
 
+/// Its folder alone, after all of its files have been verified.
+std::filesystem::path latest_good_folder(const std::filesystem::path& run_dir);
+
 }  // namespace dalle::storage

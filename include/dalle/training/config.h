@@ -16,6 +16,7 @@
 #include "dalle/optim/schedule.h"
 #include "dalle/text/tokenizer_trainer.h"
 #include "dalle/training/health.h"
+#include "dalle/training/sharding.h"
 
 namespace dalle::training {
 
@@ -35,6 +36,8 @@ struct TrainerConfig {
   int64_t checkpoint_interval_steps = 1000;
   int64_t keep_checkpoints = 2;
   bool activation_checkpointing = false;
+  Sharding sharding = Sharding::kNone;
+  int64_t shard_group_size = 0;
   bool overfit_one_batch = false;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
@@ -47,6 +50,7 @@ struct TrainerConfig {
   int64_t micro_size(int64_t world_size = 1) const {
     return micro_batch_size > 0 ? micro_batch_size : batch_size / world_size;
   }
+  bool is_sharded(int64_t world_size) const { return world_size > 1 && sharding != Sharding::kNone; }
   /// Throws ConfigError where batch_size can't be shared out evenly among so many ranks.
   void require_shares(int64_t world_size) const;
 
@@ -84,6 +88,12 @@ struct TrainerConfig {
           "about a "
           "third more time, the same numbers",
           {.changeable = true});
+    field("sharding", self.sharding,
+          "what ranks split: none; optimizer = moments and averages; full = weights and gradients too, each resblock "
+          "gathered for its use; hybrid = full within a machine, replicas across machines (paper)",
+          {.changeable = true});
+    field("shard_group_size", self.shard_group_size,
+          "ranks that share one copy with sharding hybrid; 0 = those of a machine", {.min = 0, .changeable = true});
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
     field("profile_from_step", self.profile_from_step,

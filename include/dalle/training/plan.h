@@ -14,22 +14,6 @@
 
 namespace dalle::training {
 
-/// What devices split: nothing; moments and averages; weights and gradients as well over all; the same within a machine,
-/// with a replica in each.
-enum class Sharding { kNone, kOptimizer, kFull, kHybrid };
-
-}  // namespace dalle::training
-
-template <>
-struct dalle::EnumNames<dalle::training::Sharding> {
-  static constexpr EnumName<training::Sharding> values[] = {{training::Sharding::kNone, "none"},
-                                                            {training::Sharding::kOptimizer, "optimizer"},
-                                                            {training::Sharding::kFull, "full"},
-                                                            {training::Sharding::kHybrid, "hybrid"}};
-};
-
-namespace dalle::training {
-
 /// How a run is spread over devices, where its config does not say it.
 struct PlanLayout {
   int64_t num_devices = 1;

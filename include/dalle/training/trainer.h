@@ -16,12 +16,14 @@
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/ema.h"
 #include "dalle/optim/schedule.h"
+#include "dalle/training/checkpoint_writer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/finite_check.h"
 #include "dalle/training/health.h"
 #include "dalle/training/learning_rate.h"
 #include "dalle/training/metrics.h"
 #include "dalle/training/run_directory.h"
+#include "dalle/training/sharded_model.h"
 #include "dalle/training/task.h"
 #include "dalle/training/tensorboard.h"
 
@@ -59,6 +61,11 @@ class Trainer {
   void initialize_from(const std::filesystem::path& given);
   std::vector<PreparedBatch> next_batches();
   void train_step();
+  /// What the optimizer updates: the parameters, or this rank's pieces of them.
+  const std::vector<layers::NamedParameter>& trained() const { return sharded_ ? sharded_->pieces() : parameters_; }
+  optim::GradientNorms gradient_norms() {
+    return sharded_ ? sharded_->gradient_norms() : optim::gradient_norms(parameters_);
+  }
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
   bool is_first_rank() const { return communicator_.rank() == 0; }
   /// Sums over ranks what a step must know before its backward passes: what losses divide by (into `context`), captions
@@ -88,9 +95,19 @@ class Trainer {
   void validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
-  /// On all ranks; rank 0 writes, once all are known to hold the same.
+  /// On all ranks, once all are known to hold the same. Goes to disk in the background; what fails there is thrown by
+  /// a later step, save or settle_checkpoint().
   void write_checkpoint();
-  void write_checkpoint_files();
+  void start_checkpoint();
+  void start_checkpoint_parts();
+  /// On all ranks: collects what each has written and, on rank 0, starts to finish it. Throws FileError, naming the rank,
+  /// where one has failed.
+  void join_checkpoint_parts();
+  /// On all ranks: returns once the last checkpoint is in its place.
+  void settle_checkpoint();
+  /// All of a checkpoint but its tensors.
+  storage::Checkpoint checkpoint_texts() const;
+  void restore_parts(const std::filesystem::path& folder);
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
   /// Whether the step that ends with `step` updates done is logged.
   bool is_logged(int64_t step) const;
@@ -100,11 +117,12 @@ class Trainer {
   RunDirectory* run_ = nullptr;
   distributed::Communicator& communicator_;
   const Membership membership_;
-  std::vector<layers::NamedParameter> parameters_;
+  std::vector<layers::NamedParameter> parameters_;  // of the module
+  std::unique_ptr<ShardedModel> sharded_;           // where ranks split it
   optim::AdamW optimizer_;
   LearningRate learning_rate_;
   std::optional<optim::Ema> ema_;
-  std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks
+  std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks that split nothing
   std::unique_ptr<data::BatchStream> loader_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;  // this and the next two: rank 0 alone
   std::unique_ptr<MetricsWriter> metrics_;
@@ -121,6 +139,13 @@ class Trainer {
   FiniteCheck finite_check_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
+  /// A checkpoint whose parts the ranks are writing.
+  struct PartsUnderWay {
+    std::filesystem::path folder, begun;
+    storage::Checkpoint texts;
+  };
+  std::optional<PartsUnderWay> parts_under_way_;
+  CheckpointWriter writer_;
   bool stop_agreed_ = false;            // a signal has come to some rank
   int64_t num_captions_ = 0;            // read since the start of the run, by all ranks
   int64_t num_truncated_captions_ = 0;  // of them

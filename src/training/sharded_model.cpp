@@ -1,0 +1,344 @@
+#include "dalle/training/sharded_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <set>
+
+#include "dalle/core/number_text.h"
+#include "dalle/core/str.h"
+#include "dalle/layers/linear_function.h"
+#include "dalle/optim/resblock_scaling.h"
+#include "sharded_unit.h"
+
+namespace dalle::training {
+namespace {
+
+using distributed::Communicator;
+using distributed::FlatShape;
+using layers::NamedParameter;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct Callback : torch::CustomClassHolder {
+  explicit Callback(std::function<void()> function) : function(std::move(function)) {}
+  std::function<void()> function;
+};
+
+/// x itself; its gradient passes after a call of `function`.
+struct WithCallback : torch::autograd::Function<WithCallback> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const std::function<void()>& function) {
+    context->saved_data["callback"] = c10::IValue::make_capsule(c10::make_intrusive<Callback>(function));
+    return x.view_as(x);
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto callback = context->saved_data["callback"].toCapsule();
+    static_cast<const Callback&>(*callback).function();
+    return {grads[0], Tensor()};
+  }
+};
+
+FlatShape flat_shape_of(const layers::Parameter& parameter) {
+  const auto format = parameter.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const Tensor like = at::empty(parameter.tensor.sizes(), at::TensorOptions(at::kMeta).memory_format(format));
+  return {like.sizes().vec(), like.strides().vec()};
+}
+
+std::vector<int> every(int first, int step, int count) {
+  std::vector<int> ranks;
+  for (int i = 0; i < count; ++i) ranks.push_back(first + i * step);
+  return ranks;
+}
+
+}  // namespace
+
+std::vector<int64_t> block_indices(const std::vector<NamedParameter>& parameters) {
+  std::vector<int64_t> indices = optim::resblock_indices(parameters);
+  std::vector<std::string> blocks;  // of a dVAE, in forward order
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (parameters[i].name.find("blocks.group_") == std::string::npos) continue;
+    const std::string block = optim::block_of(parameters[i].name);
+    auto found = std::find(blocks.begin(), blocks.end(), block);
+    if (found == blocks.end()) found = blocks.insert(blocks.end(), block);
+    indices[i] = found - blocks.begin();
+  }
+  return indices;
+}
+
+ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding,
+                           int64_t group_size, Communicator& ranks)
+    : sharding_(sharding), ranks_(ranks), inner_(&layers::plain_runner()) {
+  const int world_size = ranks.world_size(), size = static_cast<int>(group_size);
+  TORCH_CHECK_VALUE(size >= 1 && world_size % size == 0, "[sharded model] groups of ", size, " ranks do not share out ",
+                    world_size);
+  const int first = ranks.rank() / size * size, place = ranks.rank() % size;
+  group_ = ranks.subgroup(every(first, 1, size));
+  replicas_ = ranks.subgroup(every(place, size, world_size / size));
+  all_ = module.named_parameters();
+  const auto indices = block_indices(all_);
+  std::map<int64_t, std::vector<NamedParameter>> members;
+  std::vector<NamedParameter> others;
+  for (size_t i = 0; i < all_.size(); ++i) {
+    const Tensor& tensor = all_[i].parameter->tensor;
+    const bool is_split = tensor.requires_grad() && tensor.numel() > 1;
+    (is_split ? (indices[i] < 0 ? others : members[indices[i]]) : whole_).push_back(all_[i]);
+  }
+  for (auto& [index, parameters] : members) blocks_[index] = &add_unit(std::move(parameters), device, seed);
+  if (!others.empty()) root_ = &add_unit(std::move(others), device, seed);
+  std::vector<Tensor> trained;
+  for (const auto& entry : whole_) {
+    Tensor& tensor = entry.parameter->tensor;
+    const bool is_trained = tensor.requires_grad();
+    tensor = at::empty(tensor.sizes(), tensor.options().device(device).requires_grad(false));
+    if (entry.parameter->channels_last) tensor = tensor.contiguous(at::MemoryFormat::ChannelsLast);
+    tensor.set_requires_grad(is_trained);
+    layers::initialize_parameter(entry, seed);
+    parts_.push_back(entry);
+    if (!is_trained) continue;
+    pieces_.push_back(entry);
+    trained.push_back(tensor);
+  }
+  if (!trained.empty()) whole_reducer_ = std::make_unique<distributed::GradientReducer>(std::move(trained), ranks);
+}
+
+ShardedModel::~ShardedModel() = default;
+
+ShardedModel::Unit& ShardedModel::add_unit(std::vector<NamedParameter> parameters, at::Device device, uint64_t seed) {
+  Unit& unit = *units_.emplace_back(std::make_unique<Unit>());
+  unit.parameters = std::move(parameters);
+  std::vector<FlatShape> shapes;
+  for (const auto& entry : unit.parameters) shapes.push_back(flat_shape_of(*entry.parameter));
+  const auto type = unit.parameters.front().parameter->tensor.scalar_type();
+  unit.flat =
+      std::make_unique<distributed::FlatUnit>(std::move(shapes), at::TensorOptions(type).device(device), *group_);
+  for (size_t i = 0; i < unit.parameters.size(); ++i) {
+    unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
+    layers::initialize_parameter(unit.parameters[i], seed);
+  }
+  unit.part.name = unit.parameters.front().name;
+  unit.part.tensor = stays_whole() ? unit.flat->own_part() : unit.flat->own_part().clone();
+  if (!stays_whole()) unit.flat->release();
+  unit.has_gradient.resize(unit.parameters.size());
+  for (const auto& slice : unit.flat->slices()) {
+    const auto& [name, original] = unit.parameters[slice.tensor];
+    auto& piece = unit.pieces.emplace_back(std::make_unique<layers::Parameter>());
+    piece->name = original->name;
+    piece->tensor = unit.part.tensor.narrow(0, slice.offset, slice.end - slice.begin).requires_grad_();
+    piece->decays = original->decays;
+    pieces_.push_back({name, piece.get()});
+  }
+  parts_.push_back({unit.part.name, &unit.part});
+  return unit;
+}
+
+// ------------------------------------------------------------------------------------------------------------- weights
+
+void ShardedModel::start_gather(int64_t index) {
+  const auto block = blocks_.find(index);
+  if (block != blocks_.end()) block->second->flat->start_gather(block->second->part.tensor);
+}
+
+void ShardedModel::release(Unit& unit) {
+  if (!stays_whole()) unit.flat->release();
+}
+
+Tensor ShardedModel::run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function) {
+  const auto block = blocks_.find(index);
+  if (block == blocks_.end()) return inner_->run(index, input, function);
+  Unit& unit = *block->second;
+  unit.flat->gather(unit.part.tensor);
+  start_gather(index + 1);
+  const bool has_gradients = c10::GradMode::is_enabled();
+  if (!has_gradients) {
+    const Tensor output = inner_->run(index, input, function);
+    release(unit);
+    return output;
+  }
+  // A cast of a weight that autograd kept would outlive the block: the whole model in 16 bits.
+  const layers::RemadeCasts remade(!stays_whole());
+  const Tensor entered =
+      input.requires_grad() ? WithCallback::apply(input, [this, &unit] { after_backward(unit); }) : input;
+  const Tensor output = inner_->run(index, entered, function);
+  if (index != blocks_.rbegin()->first) release(unit);  // the last is the first that backward asks for
+  if (!output.requires_grad()) return output;
+  return WithCallback::apply(output, [this, index, &unit] {
+    unit.flat->gather(unit.part.tensor);
+    start_gather(index - 1);
+  });
+}
+
+void ShardedModel::begin_step() {
+  for (const auto& unit : units_) {
+    unit->gradient.reset();
+    release(*unit);
+  }
+  if (root_ != nullptr) root_->flat->gather(root_->part.tensor);
+}
+
+void ShardedModel::after_update() {
+  if (!stays_whole()) return;
+  for (const auto& unit : units_) unit->flat->gather_again(unit->part.tensor);
+}
+
+void ShardedModel::keep_parts() {
+  for (const auto& unit : units_) {
+    TORCH_INTERNAL_ASSERT(unit->flat->is_whole());
+    if (!stays_whole()) unit->part.tensor.copy_(unit->flat->own_part());
+  }
+}
+
+WholeWeights::WholeWeights(ShardedModel& model, optim::Ema* ema) : model_(model) {
+  const c10::NoGradGuard no_grad;
+  const bool keeps = model.stays_whole() && ema != nullptr;
+  for (const auto& unit : model.units_) {
+    if (keeps) kept_.push_back(unit->part.tensor.clone());
+  }
+  if (ema != nullptr) averages_.emplace(*ema);
+  for (const auto& unit : model.units_) {
+    if (!model.stays_whole()) unit->flat->gather(unit->part.tensor);
+    if (keeps) unit->flat->gather_again(unit->part.tensor);
+  }
+}
+
+WholeWeights::~WholeWeights() {
+  const c10::NoGradGuard no_grad;
+  averages_.reset();
+  for (size_t i = 0; i < model_.units_.size(); ++i) {
+    auto& unit = *model_.units_[i];
+    model_.release(unit);
+    if (kept_.empty()) continue;
+    unit.part.tensor.copy_(kept_[i]);
+    unit.flat->gather_again(unit.part.tensor);
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- gradients
+
+void ShardedModel::begin_pass(bool is_last) {
+  is_last_pass_ = is_last;
+  for (const auto& unit : units_) unit->is_reduced = false;
+  if (is_last && whole_reducer_) whole_reducer_->arm();
+}
+
+// Whole gradients add up where they are whole anyway.
+void ShardedModel::after_backward(Unit& unit) {
+  if (stays_whole() && !is_last_pass_) return;
+  start_reduce(unit);
+  release(unit);
+}
+
+void ShardedModel::start_reduce(Unit& unit) {
+  if (reducing_ != nullptr) settle(*std::exchange(reducing_, nullptr));
+  std::vector<Tensor> gradients;
+  for (size_t i = 0; i < unit.parameters.size(); ++i) {
+    Tensor& gradient = unit.parameters[i].parameter->tensor.mutable_grad();
+    unit.has_gradient[i] = unit.has_gradient[i] || gradient.defined();
+    gradients.push_back(std::exchange(gradient, Tensor()));
+  }
+  unit.flat->start_reduce(gradients);
+  unit.is_reduced = true;
+  reducing_ = &unit;
+}
+
+void ShardedModel::settle(Unit& unit) {
+  const c10::NoGradGuard no_grad;
+  const Tensor sum = unit.flat->finish_reduce();
+  if (unit.gradient.defined()) {
+    unit.gradient += sum;
+  } else {
+    unit.gradient = sum;
+  }
+}
+
+void ShardedModel::end_pass() {
+  if (stays_whole() && !is_last_pass_) return;
+  for (const auto& unit : units_) {
+    if (!unit->is_reduced) start_reduce(*unit);
+    if (unit.get() != root_) release(*unit);
+  }
+  if (reducing_ != nullptr) settle(*std::exchange(reducing_, nullptr));
+  if (!is_last_pass_) return;
+  if (root_ != nullptr) release(*root_);
+  std::vector<distributed::Pending> sums;
+  for (const auto& unit : units_) sums.push_back(replicas_->start_all_reduce_sum(unit->gradient));
+  for (auto& sum : sums) sum.wait();
+  if (whole_reducer_) whole_reducer_->finish();
+  if (!knows_gradients_) agree_on_gradients();
+  for (const auto& unit : units_) {
+    for (size_t i = 0; i < unit->pieces.size(); ++i) {
+      const auto& slice = unit->flat->slices()[i];
+      if (!unit->has_gradient[slice.tensor]) continue;
+      unit->pieces[i]->tensor.mutable_grad() = unit->gradient.narrow(0, slice.offset, slice.end - slice.begin);
+    }
+  }
+}
+
+/// Which parameters ever get a gradient: of the first step, on any rank. The others are never updated.
+void ShardedModel::agree_on_gradients() {
+  std::vector<int64_t> flags;
+  for (const auto& unit : units_) flags.insert(flags.end(), unit->has_gradient.begin(), unit->has_gradient.end());
+  Tensor counts = at::tensor(flags, at::kLong);
+  ranks_.all_reduce_sum(counts);
+  const int64_t* next = counts.const_data_ptr<int64_t>();
+  for (const auto& unit : units_) {
+    for (size_t i = 0; i < unit->has_gradient.size(); ++i) unit->has_gradient[i] = *next++ > 0;
+  }
+  knows_gradients_ = true;
+}
+
+optim::GradientNorms ShardedModel::gradient_norms() {
+  const c10::NoGradGuard no_grad;
+  std::map<std::string, int64_t> places;
+  optim::GradientNorms norms;
+  for (const auto& unit : units_) {
+    for (size_t i = 0; i < unit->parameters.size(); ++i) {
+      if (!unit->has_gradient[i]) continue;
+      places[unit->parameters[i].name] = static_cast<int64_t>(norms.names.size());
+      norms.names.push_back(unit->parameters[i].name);
+    }
+  }
+  const optim::GradientNorms own = optim::gradient_norms(pieces_);
+  std::vector<int64_t> own_places;
+  std::vector<std::string> others;
+  for (const auto& name : own.names) {
+    if (places.contains(name)) {
+      own_places.push_back(places[name]);
+    } else {
+      others.push_back(name);
+    }
+  }
+  // Pieces come before what is whole.
+  const auto num_own = static_cast<int64_t>(own_places.size());
+  Tensor squares = at::zeros({static_cast<int64_t>(norms.names.size())}, own.norms_P.options());
+  squares.index_add_(0, at::tensor(own_places, at::kLong).to(squares.device()),
+                     own.norms_P.slice(0, 0, num_own).square());
+  group_->all_reduce_sum(squares);
+  norms.norms_P = at::cat({squares.sqrt(), own.norms_P.slice(0, num_own)});
+  norms.names.insert(norms.names.end(), others.begin(), others.end());
+  return norms;
+}
+
+ShardedBytes ShardedModel::bytes() const {
+  ShardedBytes bytes;
+  for (const auto& unit : units_) {
+    const Tensor& kept = unit->part.tensor;
+    bytes.weights += static_cast<int64_t>(kept.nbytes()) * (stays_whole() ? group_size() : 1);
+    if (unit->gradient.defined()) bytes.gradients += static_cast<int64_t>(unit->gradient.nbytes());
+  }
+  for (const auto& [name, parameter] : whole_) {
+    bytes.weights += static_cast<int64_t>(parameter->tensor.nbytes());
+    const Tensor& gradient = parameter->tensor.grad();
+    if (gradient.defined()) bytes.gradients += static_cast<int64_t>(gradient.nbytes());
+  }
+  return bytes;
+}
+
+std::string ShardedModel::describe() const {
+  const double kept = static_cast<double>(bytes().weights);
+  return str("sharding ", enum_name(sharding_), ": ", units_.size(), " units over groups of ", group_size(), " of ",
+             ranks_.world_size(), " ranks; this one keeps ", scaled(kept, "B"), " of weights");
+}
+
+}  // namespace dalle::training

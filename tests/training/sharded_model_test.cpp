@@ -1,0 +1,259 @@
+#include "dalle/training/sharded_model.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <array>
+#include <set>
+
+#include "dalle/layers/checkpoint_runner.h"
+#include "dalle/models/clip.h"
+#include "dalle/models/dvae.h"
+#include "dalle/models/prior.h"
+#include "dalle/optim/adamw.h"
+#include "dalle/training/plan.h"
+#include "support/runners.h"
+#include "support/thread_ranks.h"
+
+namespace dalle::training {
+namespace {
+
+using testing::run_thread_ranks;
+using testing::ThreadRank;
+
+models::PriorConfig tiny_config(int64_t num_layers = 3) {
+  return {.text_context = 8,
+          .text_vocab_size = 16,
+          .grid_size = 4,
+          .image_vocab_size = 16,
+          .dim = 16,
+          .num_heads = 2,
+          .num_layers = num_layers};
+}
+
+/// A loss of the prior on tokens that are a function of the rank, or of all ranks' tokens.
+Tensor loss_of(const models::Prior& prior, int64_t rank, layers::BlockRunner& runner) {
+  const auto& config = prior.config();
+  const Tensor caption = (at::arange(config.max_caption_tokens(), at::kLong) + rank).remainder(16).unsqueeze(0);
+  const Tensor image = (at::arange(config.image_context(), at::kLong) * 3 + rank).remainder(16).unsqueeze(0);
+  const auto loss = prior.loss(caption, image, {}, runner);
+  return loss.text + loss.image;
+}
+
+TEST(BlockIndices, AreThoseOfTheRunner) {
+  const auto expect_runner_indices = [](const layers::Module& module, const std::vector<int64_t>& seen) {
+    const auto indices = block_indices(module.named_parameters());
+    std::set<int64_t> named(indices.begin(), indices.end());
+    named.erase(-1);
+    EXPECT_EQ(std::vector<int64_t>(named.begin(), named.end()), seen);
+  };
+  const models::Prior prior(tiny_config());
+  testing::RecordingRunner runner;
+  models::Prior real(tiny_config());
+  real.materialize(at::kCPU);
+  real.initialize(0);
+  loss_of(real, 0, runner);
+  expect_runner_indices(prior, runner.indices);
+
+  models::Dvae dvae({.image_size = 16, .hidden_size = 8, .vocab_size = 8});
+  dvae.materialize(at::kCPU);
+  dvae.initialize(0);
+  testing::RecordingRunner of_dvae;
+  const Tensor logits = dvae.encode_logits(at::rand({1, 3, 16, 16}), of_dvae);
+  dvae.decode_stats(logits.softmax(1), of_dvae);
+  expect_runner_indices(dvae, of_dvae.indices);
+}
+
+/// Blocks whose whole weights are in memory whenever one runs, forward or again.
+struct WatchingRunner : layers::BlockRunner {
+  explicit WatchingRunner(const models::Prior& prior) {
+    const auto parameters = prior.named_parameters();
+    const auto indices = block_indices(parameters);
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (indices[i] >= 0) block_tensors[indices[i]] = parameters[i].parameter->tensor;
+    }
+  }
+  Tensor run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function) override {
+    return checkpoint.run(index, input, [this, function](const Tensor& x) {
+      size_t count = 0;
+      for (const auto& [block, tensor] : block_tensors) count += tensor.storage().nbytes() > 0;
+      most = std::max(most, count);
+      ++calls;
+      return function(x);
+    });
+  }
+  layers::CheckpointRunner checkpoint;
+  std::map<int64_t, Tensor> block_tensors;
+  size_t most = 0;
+  int64_t calls = 0;
+};
+
+TEST(ShardedModel, HoldsABlockAndTheNextAtMost) {
+  run_thread_ranks(2, [](ThreadRank& rank) {
+    models::Prior prior(tiny_config(5));
+    ShardedModel sharded(prior, at::kCPU, 1, Sharding::kFull, 2, rank);
+    WatchingRunner watching(prior);
+    sharded.set_inner(watching);
+    for (int step = 0; step < 2; ++step) {
+      sharded.begin_step();
+      const Tensor loss = loss_of(prior, rank.rank(), sharded);
+      sharded.begin_pass(true);
+      loss.backward();
+      sharded.end_pass();
+    }
+    EXPECT_EQ(watching.calls, 2 * 2 * 10) << "each block forward and again";
+    EXPECT_EQ(watching.most, 2u);
+    for (const auto& [block, tensor] : watching.block_tensors) EXPECT_EQ(tensor.storage().nbytes(), 0u) << block;
+  });
+}
+
+/// Gradients of the parameters after micro-batches of `size` ranks in one process.
+std::map<std::string, Tensor> reference_gradients(int size, int num_passes) {
+  models::Prior prior(tiny_config());
+  prior.set_parameter_type(at::kDouble);
+  prior.materialize(at::kCPU);
+  prior.initialize(1);
+  for (int i = 0; i < size * num_passes; ++i) loss_of(prior, i, layers::plain_runner()).backward();
+  std::map<std::string, Tensor> gradients;
+  for (const auto& [name, parameter] : prior.named_parameters()) gradients[name] = parameter->tensor.grad();
+  return gradients;
+}
+
+TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
+  struct Case {
+    Sharding sharding;
+    int group_size;
+  };
+  for (const auto& [sharding, group_size] :
+       {Case{Sharding::kFull, 4}, {Sharding::kHybrid, 2}, {Sharding::kOptimizer, 4}}) {
+    for (const int num_passes : {1, 2}) {
+      const auto wanted = reference_gradients(4, num_passes);
+      run_thread_ranks(4, [&, sharding = sharding, group_size = group_size](ThreadRank& rank) {
+        models::Prior prior(tiny_config());
+        prior.set_parameter_type(at::kDouble);
+        ShardedModel sharded(prior, at::kCPU, 1, sharding, group_size, rank);
+        sharded.begin_step();
+        for (int pass = 0; pass < num_passes; ++pass) {
+          const Tensor loss = loss_of(prior, rank.rank() * num_passes + pass, sharded);
+          sharded.begin_pass(pass + 1 == num_passes);
+          loss.backward();
+          sharded.end_pass();
+        }
+        int64_t compared = 0;
+        std::vector<storage::NamedTensor> own;
+        for (const auto& [name, parameter] : sharded.parts()) own.push_back({name, parameter->tensor});
+        const auto places = sharded.as_pieces(own);
+        for (size_t i = 0; i < sharded.pieces().size(); ++i) {
+          const auto& [name, parameter] = sharded.pieces()[i];
+          const Tensor expected =
+              wanted.at(name).flatten().slice(0, places[i].begin, places[i].begin + parameter->tensor.numel());
+          ASSERT_EQ(places[i].name, name);
+          EXPECT_TRUE(at::allclose(parameter->tensor.grad(), expected, 1e-10, 1e-14)) << name;
+          compared += expected.numel();
+        }
+        EXPECT_NEAR(static_cast<double>(compared) / static_cast<double>(prior.num_parameters()), 1.0 / group_size, 0.1);
+        const auto norms = sharded.gradient_norms();
+        ASSERT_EQ(norms.names.size(), wanted.size());
+        for (size_t i = 0; i < norms.names.size(); ++i) {
+          const double norm = norms.norms_P[static_cast<int64_t>(i)].item<double>();
+          EXPECT_NEAR(norm, wanted.at(norms.names[i]).norm().item<double>(), 1e-10 * norm + 1e-14) << norms.names[i];
+        }
+      });
+    }
+  }
+}
+
+TEST(ShardedModel, ValidationSeesWholeAveragesAndTrainingGoesOn) {
+  for (const Sharding sharding : {Sharding::kFull, Sharding::kOptimizer}) {
+    run_thread_ranks(2, [sharding](ThreadRank& rank) {
+      models::Prior whole(tiny_config());
+      whole.materialize(at::kCPU);
+      whole.initialize(4);
+      models::Prior prior(tiny_config());
+      ShardedModel sharded(prior, at::kCPU, 4, sharding, 2, rank);
+      optim::Ema ema(sharded.parts(), 0.5);
+      for (const auto& [name, parameter] : sharded.parts()) parameter->tensor.detach().mul_(3);
+      sharded.after_update();
+      ema.update(1);
+      const auto expect_times = [&](double factor) {
+        const auto wanted = whole.named_parameters(), got = prior.named_parameters();
+        for (size_t i = 0; i < wanted.size(); ++i) {
+          EXPECT_TRUE(at::allclose(got[i].parameter->tensor, factor * wanted[i].parameter->tensor)) << wanted[i].name;
+        }
+      };
+      {
+        const WholeWeights weights(sharded, &ema);
+        expect_times(2);
+      }
+      {
+        const WholeWeights weights(sharded);
+        expect_times(3);
+      }
+    });
+  }
+}
+
+/// Bytes between the steps of a model of 200 million parameters, counted from one rank's tensors.
+struct Counted {
+  int64_t weights = 0, gradients = 0, moments = 0, average = 0;
+  int64_t all() const { return weights + gradients + moments + average; }
+};
+
+Counted counted_bytes(const models::PriorConfig& config, Sharding sharding, int size) {
+  Counted counted;
+  run_thread_ranks(size, [&](ThreadRank& rank) {
+    models::Prior prior(config);
+    ShardedModel sharded(prior, at::kCPU, 0, sharding, size, rank);
+    const optim::Ema ema(sharded.parts(), 0.9);
+    optim::AdamW optimizer(sharded.pieces(), {});
+    sharded.begin_step();
+    // In place of a backward pass: gradients of every shape, without memory of their own.
+    for (const auto& [name, parameter] : prior.named_parameters()) {
+      parameter->tensor.mutable_grad() = at::ones({1}).expand(parameter->tensor.sizes());
+    }
+    sharded.begin_pass(true);
+    sharded.end_pass();
+    optimizer.step(1e-3);
+    if (rank.rank() != size - 1) return;  // the rank with the padding
+    counted.weights = sharded.bytes().weights;
+    counted.gradients = sharded.bytes().gradients;
+    for (const auto& [name, tensor] : optimizer.state()) {
+      if (name.find(".exp_avg") != std::string::npos) counted.moments += static_cast<int64_t>(tensor.nbytes());
+    }
+    for (const auto& [name, tensor] : ema.tensors()) counted.average += static_cast<int64_t>(tensor.nbytes());
+  });
+  return counted;
+}
+
+TEST(ShardedModel, BytesOfARankFallAsOneOverNAndAreThePlans) {
+  PriorTraining config;
+  config.model = {.text_context = 64,
+                  .text_vocab_size = 4096,
+                  .grid_size = 16,
+                  .image_vocab_size = 2048,
+                  .dim = 1024,
+                  .num_heads = 16,
+                  .num_layers = 16};
+  config.precision = Precision::kF32;
+  config.trainer.batch_size = 4;
+  ASSERT_GE(models::Prior(config.model).num_parameters(), 200'000'000);
+  const double whole = 5 * 4 * static_cast<double>(models::Prior(config.model).num_parameters());
+  for (const int size : {2, 4}) {
+    const Counted counted = counted_bytes(config.model, Sharding::kFull, size);
+    EXPECT_NEAR(static_cast<double>(counted.all()) / (whole / size), 1, 0.01) << size;
+    DeviceDescription device = load_device("cpu", DALLE_SOURCE_DIR);
+    device.devices_per_machine = size;
+    const DeviceMemory plan =
+        Plan(config, config.model, device, {.num_devices = size, .sharding = Sharding::kFull}).memory();
+    const auto expect_planned = [size](const char* what, int64_t bytes, double planned) {
+      EXPECT_NEAR(static_cast<double>(bytes) / planned, 1, 0.1) << what << " of " << size;
+    };
+    expect_planned("weights", counted.weights, plan.weights);
+    expect_planned("gradients", counted.gradients, plan.gradients);
+    expect_planned("moments", counted.moments, plan.moments);
+    expect_planned("average", counted.average, plan.average);
+  }
+}
+
+}  // namespace
+}  // namespace dalle::training
