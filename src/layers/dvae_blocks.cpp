@@ -107,7 +107,7 @@ Tensor DvaeDecoder::forward(const Tensor& z_BVHW, BlockRunner& runner) const {
       return block.forward(in, options.compute_dtype, enlarges);
     });
   }
-  return output.forward(at::relu_(x));
+  return output.forward(x.is_view() ? at::relu(x) : at::relu_(x));  // a runner may give a view
 }
 
 }  // namespace dalle::layers

@@ -180,20 +180,20 @@ fs::path begin_checkpoint(const fs::path& folder) {
 }
 
 std::vector<ManifestEntry> write_part(const fs::path& begun, const CheckpointPart& part) {
+  std::vector<std::pair<const char*, const std::vector<TensorPiece>*>> kinds{{"model", &part.model},
+                                                                             {"optimizer", &part.optimizer}};
+  if (part.ema) kinds.emplace_back("ema", &*part.ema);
   uint64_t bytes = 0;
-  for (const auto* pieces : {&part.model, &part.ema, &part.optimizer}) {
+  for (const auto& [kind, pieces] : kinds) {
     for (const auto& piece : *pieces) bytes += piece.values.nbytes() + kHeaderBytes + 2 * piece.name.size();
   }
   check_disk(begun, begun, bytes);
   std::vector<ManifestEntry> files;
-  const auto write = [&](const char* kind, const std::vector<TensorPiece>& pieces) {
+  for (const auto& [kind, pieces] : kinds) {
     const std::string name = part_file_name(kind, part.number, part.num_parts);
-    write_pieces(begun / name, pieces);
+    write_pieces(begun / name, *pieces);
     files.push_back(measure_file(begun, name));
-  };
-  write("model", part.model);
-  if (!part.ema.empty()) write("ema", part.ema);
-  if (!part.optimizer.empty()) write("optimizer", part.optimizer);
+  }
   return files;
 }
 
@@ -207,7 +207,7 @@ void finish_checkpoint(const fs::path& begun, const fs::path& folder, const Chec
   };
   if (!checkpoint.tokenizer.empty()) write(kTokenizerFile, checkpoint.tokenizer);
   write(kStateFile, state_text(checkpoint, (target / kStateFile).string()));
-  write_manifest(begun, kFormat, kCheckpointFormatVersion, all);
+  write_manifest_of(begun, kFormat, kCheckpointFormatVersion, all);
   sync_directory(begun);
   rename_into_place(begun, target);
   sync_directory(target.parent_path());

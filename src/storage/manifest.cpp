@@ -76,11 +76,11 @@ void write_manifest(const std::filesystem::path& folder, const std::string& form
                     const std::vector<std::string>& names) {
   std::vector<ManifestEntry> files;
   for (const auto& name : names) files.push_back(measure_file(folder, name));
-  write_manifest(folder, format, format_version, files);
+  write_manifest_of(folder, format, format_version, files);
 }
 
-void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
-                    const std::vector<ManifestEntry>& files) {
+void write_manifest_of(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
+                       const std::vector<ManifestEntry>& files) {
   const Json json = {{"format", format}, {"format_version", format_version}, {"files", json_of(files)}};
   const auto path = folder / kManifestName;
   write_file(path, dump_json(json, path.string(), 2) + "\n");

@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <set>
+#include <exception>
 
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
@@ -202,9 +202,10 @@ WholeWeights::WholeWeights(ShardedModel& model, optim::Ema* ema) : model_(model)
   }
 }
 
-WholeWeights::~WholeWeights() {
+WholeWeights::~WholeWeights() noexcept(false) {
   const c10::NoGradGuard no_grad;
   averages_.reset();
+  if (std::uncaught_exceptions() > 0) return;  // other ranks may not come here
   for (size_t i = 0; i < model_.units_.size(); ++i) {
     auto& unit = *model_.units_[i];
     model_.release(unit);

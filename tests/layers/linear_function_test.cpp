@@ -96,6 +96,31 @@ TEST(LinearFunction, AnActivatedInputIsNotKept) {
   EXPECT_LT(peak, (kLayers + 1) * kBytes + kBytes / 2);
 }
 
+TEST(LinearFunction, AWeightCastAgainGivesTheSameBits) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Results kept = run(8, 64, 96, type, type, /*by_aten=*/false);
+    const RemadeCasts remade;
+    const Results again = run(8, 64, 96, type, type, /*by_aten=*/false);
+    EXPECT_TRUE(testing::bitwise_equal(again.x, kept.x));
+    EXPECT_TRUE(testing::bitwise_equal(again.w, kept.w));
+    EXPECT_TRUE(testing::bitwise_equal(again.out, kept.out));
+  }
+}
+
+TEST(LinearFunction, ACastThatIsMadeAgainIsNotKept) {
+  constexpr int64_t kDim = 512, kLayers = 4;
+  const auto peak = [](bool remade) {
+    const Tensor first = random_tensor(1, {4, kDim}).to(at::kBFloat16).requires_grad_();
+    const Tensor weight = random_tensor(2, {kDim, kDim}).requires_grad_();
+    return peak_tensor_bytes([&] {
+      const RemadeCasts casts(remade);
+      Tensor x = first;
+      for (int64_t i = 0; i < kLayers; ++i) x = linear(x, weight, {}, at::kBFloat16);
+    });
+  };
+  EXPECT_GE(peak(false) - peak(true), (kLayers - 1) * kDim * kDim * 2);
+}
+
 TEST(LinearFunction, ABiasIsNotNeeded) {
   const Results exact = run(32, 64, 96, at::kDouble, at::kDouble, /*by_aten=*/true, /*has_bias=*/false);
   const Results actual = run(32, 64, 96, at::kBFloat16, at::kBFloat16, /*by_aten=*/false, /*has_bias=*/false);

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "dalle/layers/checkpoint_runner.h"
-#include "dalle/models/clip.h"
 #include "dalle/models/dvae.h"
 #include "dalle/models/prior.h"
 #include "dalle/optim/adamw.h"
@@ -55,7 +54,7 @@ TEST(BlockIndices, AreThoseOfTheRunner) {
   loss_of(real, 0, runner);
   expect_runner_indices(prior, runner.indices);
 
-  models::Dvae dvae({.image_size = 16, .hidden_size = 8, .vocab_size = 8});
+  models::Dvae dvae(models::DvaeConfig{.image_size = 16, .vocab_size = 8, .hidden_dim = 8});
   dvae.materialize(at::kCPU);
   dvae.initialize(0);
   testing::RecordingRunner of_dvae;
@@ -203,6 +202,7 @@ Counted counted_bytes(const models::PriorConfig& config, Sharding sharding, int 
   Counted counted;
   run_thread_ranks(size, [&](ThreadRank& rank) {
     models::Prior prior(config);
+    for (const auto& [name, parameter] : prior.named_parameters()) parameter->init = layers::Init::zeros();  // fast
     ShardedModel sharded(prior, at::kCPU, 0, sharding, size, rank);
     const optim::Ema ema(sharded.parts(), 0.9);
     optim::AdamW optimizer(sharded.pieces(), {});

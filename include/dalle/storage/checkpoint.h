@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,7 +55,8 @@ void save_checkpoint(const std::filesystem::path& folder, const Checkpoint& chec
 struct CheckpointPart {
   int64_t number = 0;
   int64_t num_parts = 1;
-  std::vector<TensorPiece> model, ema, optimizer;
+  std::vector<TensorPiece> model, optimizer;
+  std::optional<std::vector<TensorPiece>> ema;  // on all ranks or none
 };
 
 /// Makes the empty folder that parts of the checkpoint `folder` are written into, and returns it. Throws FileError.

@@ -32,8 +32,8 @@ void write_manifest(const std::filesystem::path& folder, const std::string& form
                     const std::vector<std::string>& names);
 
 /// The same from entries that are known.
-void write_manifest(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
-                    const std::vector<ManifestEntry>& files);
+void write_manifest_of(const std::filesystem::path& folder, const std::string& format, int64_t format_version,
+                       const std::vector<ManifestEntry>& files);
 /// Measures a file. Throws FileError.
 ManifestEntry measure_file(const std::filesystem::path& folder, const std::string& name);
 

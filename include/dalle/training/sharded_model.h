@@ -122,7 +122,7 @@ class ShardedModel : public layers::BlockRunner {
 class WholeWeights {
  public:
   explicit WholeWeights(ShardedModel& model, optim::Ema* ema = nullptr);
-  ~WholeWeights();
+  ~WholeWeights() noexcept(false);  // ranks talk
   WholeWeights(const WholeWeights&) = delete;
   WholeWeights& operator=(const WholeWeights&) = delete;
 

@@ -16,6 +16,7 @@
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/ema.h"
 #include "dalle/optim/schedule.h"
+#include "dalle/storage/checkpoint.h"
 #include "dalle/training/checkpoint_writer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/finite_check.h"
