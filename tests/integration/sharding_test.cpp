@@ -1,5 +1,7 @@
 // ctest: slow
 // What ranks split changes where numbers are kept, not the numbers; checkpoints can be read under any layout.
+#include <ATen/ATen.h>
+
 #include "dalle/models/load.h"
 #include "integration/run_values.h"
 
