@@ -126,6 +126,18 @@ TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
   EXPECT_EQ(drawn.exit_code, 0) << drawn.err;
 }
 
+/// All parts of two checkpoints, byte for byte.
+void expect_same_parts(const fs::path& actual, const fs::path& expected) {
+  int64_t compared = 0;
+  for (const auto& entry : fs::directory_iterator(expected)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const std::string name = entry.path().filename().string();
+    EXPECT_TRUE(read_file(actual / name) == read_file(expected / name)) << actual << " " << name;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 2 * 3) << "weights, averages and moments of two ranks";
+}
+
 TEST(ShardedCheckpoints, AResumedRunIsBitwiseTheSame) {
   const Parts place("sharding-bitwise");
   const std::string config = place.file("prior.yaml", spread_yaml("prior", 10));
@@ -133,8 +145,8 @@ TEST(ShardedCheckpoints, AResumedRunIsBitwiseTheSame) {
     train_in(place, "prior", layout.name() + "-straight", layout, {config});
     train_in(place, "prior", layout.name(), layout, {config, "--set", "trainer.num_steps=5"});
     train_in(place, "prior", layout.name(), layout, {"--resume", "--set", "trainer.num_steps=10"});
-    expect_same_weights(place / layout.name() / "checkpoints/latest",
-                        place / (layout.name() + "-straight") / "checkpoints/latest");
+    expect_same_parts(place / layout.name() / "checkpoints/latest",
+                      place / (layout.name() + "-straight") / "checkpoints/latest");
   }
 }
 
@@ -164,7 +176,7 @@ TEST(ShardedCheckpoints, AKilledRankLeavesTheLastOneWhole) {
     EXPECT_EQ(storage::latest_good_folder(place / "run").filename(), storage::list_checkpoints(place / "run").back());
   }
   train_in(place, "prior", "run", layout, {"--resume"});
-  expect_same_weights(place / "run/checkpoints/latest", place / "straight/checkpoints/latest");
+  expect_same_parts(place / "run/checkpoints/latest", place / "straight/checkpoints/latest");
   for (const auto& entry : fs::directory_iterator(place / "run/checkpoints")) {
     EXPECT_EQ(entry.path().filename().string().find(".tmp-"), std::string::npos) << entry.path();
   }
