@@ -40,16 +40,16 @@ void FusedNorm::apply(const float* x, int64_t rows, float* out) const {
   for (int64_t r = 0; r < rows; ++r) detail::layer_norm(x + r * size, size, w, b, eps, out + r * size);
 }
 
-FusedLinear::FusedLinear(const Tensor& weight_ON, const Tensor& bias_O, WeightFormat format)
-    : weight(weight_ON, format), bias(bias_O.contiguous()) {}
+FusedLinear::FusedLinear(const Tensor& weight_ON, const Tensor& bias_O, WeightFormat format, layers::WeightArena& arena)
+    : weight(weight_ON, format, &arena), bias(bias_O.contiguous()) {}
 
-FusedLayer::FusedLayer(const layers::TransformerBlock& block, WeightFormat format)
+FusedLayer::FusedLayer(const layers::TransformerBlock& block, WeightFormat format, layers::WeightArena& arena)
     : ln_1(block.ln_1),
       ln_2(block.ln_2),
-      qkv(block.attn.in_proj_weight.tensor, block.attn.in_proj_bias.tensor, format),
-      out(block.attn.out_proj.weight.tensor, block.attn.out_proj.bias->tensor, format),
-      fc(block.mlp.c_fc.weight.tensor, block.mlp.c_fc.bias->tensor, format),
-      proj(block.mlp.c_proj.weight.tensor, block.mlp.c_proj.bias->tensor, format) {
+      qkv(block.attn.in_proj_weight.tensor, block.attn.in_proj_bias.tensor, format, arena),
+      out(block.attn.out_proj.weight.tensor, block.attn.out_proj.bias->tensor, format, arena),
+      fc(block.mlp.c_fc.weight.tensor, block.mlp.c_fc.bias->tensor, format, arena),
+      proj(block.mlp.c_proj.weight.tensor, block.mlp.c_proj.bias->tensor, format, arena) {
   if (block.attn.q_norm) q_norm.emplace(*block.attn.q_norm);
   if (block.attn.k_norm) k_norm.emplace(*block.attn.k_norm);
   if (block.ln_1_post) ln_1_post.emplace(*block.ln_1_post);
@@ -91,9 +91,9 @@ FusedModel::Parts::Parts(const models::Prior& model, bool int8_weights)
       layouts(layouts_of(config)),
       ln_final(model.ln_final),
       head(model.image_head_weights().weight_VD, model.image_head_weights().bias_V,
-           format_of(model.compute().head_dtype, int8_weights)),
+           format_of(model.compute().head_dtype, int8_weights), arena),
       head_dim(config.dim / config.num_heads) {
-  for (const auto& block : model.transformer.resblocks) layers.emplace_back(*block, format);
+  for (const auto& block : model.transformer.resblocks) layers.emplace_back(*block, format, arena);
 }
 
 void FusedModel::Parts::run_layer(const FusedLayer& layer, const RowBuffers& rows, int64_t count,

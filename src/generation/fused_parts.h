@@ -20,14 +20,14 @@ struct FusedNorm {
 };
 
 struct FusedLinear {
-  FusedLinear(const Tensor& weight_ON, const Tensor& bias_O, layers::WeightFormat format);
+  FusedLinear(const Tensor& weight_ON, const Tensor& bias_O, layers::WeightFormat format, layers::WeightArena& arena);
   int64_t bytes() const { return weight.bytes() + bias.numel() * 4; }
   layers::PackedWeights weight;
   Tensor bias;
 };
 
 struct FusedLayer {
-  FusedLayer(const layers::TransformerBlock& block, layers::WeightFormat format);
+  FusedLayer(const layers::TransformerBlock& block, layers::WeightFormat format, layers::WeightArena& arena);
   int64_t bytes() const;
   FusedNorm ln_1, ln_2;
   FusedLinear qkv, out, fc, proj;
@@ -75,6 +75,7 @@ struct FusedModel::Parts {
   const models::Prior& prior;
   const models::PriorConfig& config;
   layers::WeightFormat format, cache_format;
+  layers::WeightArena arena;
   std::vector<FusedLayer> layers;
   std::vector<CacheLayout> layouts;  // of each attention kind
   FusedNorm ln_final;

@@ -185,20 +185,33 @@ detail::ProductKernelSet detail::portable_kernels() {
   return {.f32 = {portable_f32}, .bf16 = {portable_bf16}, .int8 = {portable_int8}};
 }
 
-PackedWeights::PackedWeights(const Tensor& weight_NK, WeightFormat format) {
+Tensor WeightArena::take(int64_t bytes) {
+  constexpr int64_t kPiece = 16 << 20, kLarge = 4 << 20, kLine = 64;
+  if (bytes >= kLarge) return at::zeros({bytes}, at::kByte);  // has huge pages of its own
+  if (!piece_.defined() || used_ + bytes > kPiece) {
+    piece_ = at::zeros({kPiece}, at::kByte);
+    used_ = 0;
+  }
+  const Tensor part = piece_.narrow(0, used_, bytes);
+  used_ += round_up(bytes, kLine);
+  return part;
+}
+
+PackedWeights::PackedWeights(const Tensor& weight_NK, WeightFormat format, WeightArena* arena) {
   TORCH_CHECK_VALUE(weight_NK.dim() == 2 && weight_NK.is_cpu() && weight_NK.scalar_type() == at::kFloat,
                     "[packed weights] expected an f32 matrix on the CPU, got ", weight_NK.toString(), " ",
                     weight_NK.sizes());
   *this = PackedWeights(weight_NK.const_data_ptr<float>(), weight_NK.size(0), weight_NK.size(1), weight_NK.stride(0),
-                        weight_NK.stride(1), format);
+                        weight_NK.stride(1), format, arena);
 }
 
 PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, int64_t column_stride,
-                             int64_t depth_stride, WeightFormat format)
+                             int64_t depth_stride, WeightFormat format, WeightArena* arena)
     : columns_(columns), depth_(depth), format_(format) {
   TORCH_CHECK_VALUE(columns > 0 && depth > 0, "[packed weights] an empty matrix, ", columns, " x ", depth);
   const Shape shape = shape_of(format);
-  data_ = at::zeros({round_up(columns, 16) * shape.column(depth) * shape.bytes}, at::kByte);
+  const int64_t bytes = round_up(columns, 16) * shape.column(depth) * shape.bytes;
+  data_ = arena != nullptr ? arena->take(bytes) : at::zeros({bytes}, at::kByte);
   if (format == WeightFormat::kInt8) scale_.resize(static_cast<size_t>(columns));
   auto* packed = data_.mutable_data_ptr<uint8_t>();
   packed_ = packed;

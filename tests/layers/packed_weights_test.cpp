@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <vector>
 
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
@@ -130,6 +131,23 @@ TEST(PackedWeights, BytesAreThoseOfTheFormat) {
   EXPECT_EQ(PackedWeights(w, WeightFormat::kBf16).bytes(), 112 * 64 * 2);
   EXPECT_EQ(PackedWeights(w, WeightFormat::kInt8).bytes(), 112 * (64 + 4) + 100 * 4);
   EXPECT_EQ(PackedWeights(random_tensor(2, {64, 515}), WeightFormat::kInt8).bytes(), 64 * (516 + 2 * 4) + 64 * 4);
+}
+
+TEST(PackedWeights, MatricesInAnArenaAreApart) {
+  WeightArena arena;
+  for (const WeightFormat format : kFormats) {
+    std::vector<PackedWeights> apart, together;
+    const Tensor x = random_tensor(9, {2, 300});
+    for (uint64_t seed = 0; seed < 40; ++seed) {  // of f32: more than a piece
+      const Tensor w = random_tensor(seed, {seed == 20 ? 4000 : 410, 300});
+      apart.emplace_back(w, format);
+      together.emplace_back(w, format, &arena);
+    }
+    for (size_t i = 0; i < apart.size(); ++i) {
+      EXPECT_EQ(together[i].bytes(), apart[i].bytes());
+      EXPECT_TRUE(bitwise_equal(times(x, together[i]), times(x, apart[i]))) << i;
+    }
+  }
 }
 
 TEST(PackedWeights, WhatItCannotTakeIsRefused) {

@@ -20,6 +20,19 @@ enum class WeightFormat {
           // scale each, sums exact in integers over stretches of 512, in f32 over these
 };
 
+/// Memory for many matrices that are read one after the other with each step: small ones side by side in pieces large enough
+/// for huge pages, which make a row alone a few percent faster. Not for matrices that come and go: a piece lives as long as
+/// anything in it.
+class WeightArena {
+ public:
+  /// uint8 [bytes], zeros, at a multiple of 64 bytes.
+  Tensor take(int64_t bytes);
+
+ private:
+  Tensor piece_;
+  int64_t used_ = 0;
+};
+
 /// A matrix [columns, depth] (a linear layer's weight, outputs first) in a format's order. Columns are padded to a multiple
 /// of 16, the depth of bf16 to an even number and that of int8 to a multiple of 4.
 class PackedWeights {
@@ -27,9 +40,9 @@ class PackedWeights {
   PackedWeights() = default;
   /// Element (n, k) is data[n * column_stride + k * depth_stride]. Not finite numbers in int8: ValueError.
   PackedWeights(const float* data, int64_t columns, int64_t depth, int64_t column_stride, int64_t depth_stride,
-                WeightFormat format);
+                WeightFormat format, WeightArena* arena = nullptr);
   /// From an f32 CPU matrix [N, K].
-  PackedWeights(const Tensor& weight_NK, WeightFormat format);
+  PackedWeights(const Tensor& weight_NK, WeightFormat format, WeightArena* arena = nullptr);
 
   int64_t columns() const { return columns_; }
   int64_t depth() const { return depth_; }
