@@ -43,6 +43,13 @@ models::PriorCompute prior_compute_of(const PriorTraining& config, at::Device de
   return {dtype, dtype == at::kDouble ? dtype : compute_dtype(config.head_precision, device)};
 }
 
+TokenCache token_cache_of(const PriorTraining& config, const PriorSource& data, at::Device device) {
+  const bool always_look_the_same =
+      config.data.augmentation == data::Augmentation::kNone && !config.data.horizontal_flip;
+  if (data.token_info() != nullptr || !always_look_the_same) return {};
+  return {data.size(), config.model.grid_size * config.model.grid_size, config.model.image_vocab_size, device};
+}
+
 }  // namespace
 
 PriorTask::PriorTask(const PriorTraining& config, at::Device device)
@@ -55,6 +62,7 @@ PriorTask::PriorTask(const PriorTraining& config, at::Device device)
                config.bpe_dropout),
       model_((config_ = with_sizes(config, data_, dvae_ ? dvae_->model.get() : nullptr, encoder_.tokenizer())).model,
              prior_compute_of(config, device)),
+      tokens_(token_cache_of(config_, data_, device)),
       cost_{3 * models::summarize(model_).forward_flops_per_sample, model_.compute().dtype} {
   if (config.precision == Precision::kF64) model_.set_parameter_type(at::kDouble);
   // The prior must be given tokens of one dVAE alone, stored, encoded or held out.
@@ -97,16 +105,16 @@ std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_si
   return data_.open(config_.data, std::move(options));
 }
 
-Tensor PriorTask::image_tokens(const data::Batch& batch) const {
-  if (batch.codes.defined()) return to_device(batch.codes, device_);
-  return dvae().encode(to_unit_range(batch.images, device_)).flatten(1);
-}
-
 PreparedBatch PriorTask::prepare(data::Batch batch, const StepContext&) {
   const c10::NoGradGuard no_grad;
   PreparedBatch prepared;
-  prepared.tokens_BI = image_tokens(batch);
-  if (batch.images.defined()) prepared.pixels = to_unit_range(batch.images, device_);
+  if (batch.codes.defined()) {
+    prepared.tokens_BI = to_device(batch.codes, device_);
+  } else if (prepared.tokens_BI = tokens_.find(batch.indices); !prepared.tokens_BI.defined()) {
+    prepared.pixels = to_unit_range(batch.images, device_);
+    prepared.tokens_BI = dvae().encode(prepared.pixels).flatten(1);
+    tokens_.put(batch.indices, prepared.tokens_BI);
+  }
   prepared.num_text_targets = (model_.text_targets(batch.caption_ids) >= 0).sum().item<int64_t>();
   batch.caption_ids = to_device(batch.caption_ids, device_);
   prepared.batch = std::move(batch);

@@ -56,6 +56,28 @@ TEST(PriorTask, SeesTheTokensOfTheAveragedDvae) {
   EXPECT_FALSE(batch.tokens_BI.equal(raw.model->encode(batch.pixels).flatten(1)));
 }
 
+// Epoch after epoch the same pictures are batched anew; what is encoded once must be what encoding them again would give.
+TEST(PriorTask, TokensKeptFromTheFirstEpochAreThoseOfEncodingAgain) {
+  auto config = tiny_prior();
+  config.data.augmentation = data::Augmentation::kNone;
+  PriorTask task(config, at::kCPU);
+  const auto loader = task.make_loader(8, 0);
+  const auto dvae = models::load_dvae(config.dvae, {});
+  int64_t kept = 0;
+  for (int batch = 0; batch < 60; ++batch) {
+    data::Batch loaded = loader->next();
+    const Tensor pixels = loaded.images.to(at::kFloat) / 255;
+    const PreparedBatch prepared = task.prepare(std::move(loaded), {});
+    kept += prepared.pixels.defined() ? 0 : 1;
+    ASSERT_TRUE(prepared.tokens_BI.equal(dvae.model->encode(pixels).flatten(1))) << batch;
+  }
+  EXPECT_GT(kept, 0);
+  config.data.horizontal_flip = true;
+  PriorTask flipping(config, at::kCPU);
+  const auto flipped = flipping.make_loader(8, 0);
+  for (int batch = 0; batch < 60; ++batch) EXPECT_TRUE(flipping.prepare(flipped->next(), {}).pixels.defined());
+}
+
 TEST(PriorTask, TheLossIsAnEighthTextAndTheRestImage) {
   auto config = tiny_prior();
   PriorTask task(config, at::kCPU);

@@ -12,6 +12,7 @@
 #include "dalle/training/prior_preview.h"
 #include "dalle/training/prior_source.h"
 #include "dalle/training/task.h"
+#include "dalle/training/token_cache.h"
 
 namespace dalle::training {
 
@@ -51,8 +52,6 @@ class PriorTask : public TrainingTask {
  private:
   text::EncodedCaption training_caption(std::string_view caption, const data::SampleVisit& visit) const;
   Tensor caption_ids(const std::vector<std::string>& captions) const;
-  /// int64 [B, I] on the device.
-  Tensor image_tokens(const data::Batch& batch) const;
   int64_t image_size() const;
   /// Over the first `count` samples, read in order.
   PriorLosses losses_over(const PriorSource& source, int64_t count) const;
@@ -66,6 +65,7 @@ class PriorTask : public TrainingTask {
   std::optional<models::Loaded<models::Dvae>> dvae_;
   text::CaptionEncoder encoder_;
   models::Prior model_;
+  TokenCache tokens_;  // of training pictures, where augmentation leaves them as they are
   TrainingCost cost_;
   std::optional<PriorLosses> last_losses_;  // of the last validation, for its picture
 };
