@@ -105,6 +105,11 @@ std::unique_ptr<data::BatchStream> PriorTask::make_loader(int64_t micro_batch_si
   return data_.open(config_.data, std::move(options));
 }
 
+Tensor PriorTask::image_tokens(const data::Batch& batch) const {
+  if (batch.codes.defined()) return to_device(batch.codes, device_);
+  return dvae().encode(to_unit_range(batch.images, device_)).flatten(1);
+}
+
 PreparedBatch PriorTask::prepare(data::Batch batch, const StepContext&) {
   const c10::NoGradGuard no_grad;
   PreparedBatch prepared;

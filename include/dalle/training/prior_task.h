@@ -52,6 +52,8 @@ class PriorTask : public TrainingTask {
  private:
   text::EncodedCaption training_caption(std::string_view caption, const data::SampleVisit& visit) const;
   Tensor caption_ids(const std::vector<std::string>& captions) const;
+  /// int64 [B, I] on the device, encoded anew.
+  Tensor image_tokens(const data::Batch& batch) const;
   int64_t image_size() const;
   /// Over the first `count` samples, read in order.
   PriorLosses losses_over(const PriorSource& source, int64_t count) const;
