@@ -64,8 +64,13 @@ def main():
                    "--rounds", "5", "--device", "cpu"]
         if options.relaxation_precision:
             command += ["--relaxation-precision", options.relaxation_precision]
-        return next(line["median"] for line in last_line(command)
-                    if line["config"] == config and options.impl in (None, line["impl"]))
+        lines = last_line(command)
+        for line in lines:
+            if line["config"] == config and options.impl in (None, line["impl"]):
+                return line["median"]
+        known = ", ".join(f"{line['config']} {line['impl']}" for line in lines)
+        sys.exit(f"beside_peer.py: expected a whole name of a config{' and of --impl' if options.impl else ''}, got "
+                 f"{config} {options.impl or ''}; dalle-bench has {known or 'none with it'}")
 
     def theirs(config, script, form):
         rounds = str(job.get("peer_rounds", 5))
