@@ -4,8 +4,7 @@
 #include <cstring>
 #include <utility>
 
-#include "dalle/core/avx512.h"
-#include "packed_kernels.h"
+#include "packed_kernels_avx512.h"
 
 namespace dalle::layers::detail {
 namespace {
@@ -14,13 +13,6 @@ namespace {
 constexpr int64_t kAhead = 8192;
 
 void ask_for(const void* weights) { _mm_prefetch(static_cast<const char*>(weights) + kAhead, _MM_HINT_T0); }
-
-__attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 part, const Sums& sums, int row, int v) {
-  float* to = sums.at + row * sums.stride + v * 16;
-  if (sums.adds) part = _mm512_add_ps(_mm512_loadu_ps(to), part);
-  if (sums.bias != nullptr) part = _mm512_add_ps(part, _mm512_loadu_ps(sums.bias + v * 16));
-  _mm512_storeu_ps(to, part);
-}
 
 // One panel, or two for a single row, whose registers are the first 4 and the last 4 of 8.
 template <int M, int V, class Weight>
@@ -99,7 +91,7 @@ DALLE_AVX512_VNNI_PART Int32s add_products(Int32s sum, __m512i unsigned_bytes, _
 }
 
 template <int M, int V>
-DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_t* first, const int8_t* second,
+DALLE_AVX512_VNNI void tile_int8(const uint8_t* x, int64_t x_stride, const int8_t* first, const int8_t* second,
                                  int64_t steps, const Sums& sums) {
   Int32s high[M][V], low[M][V];
   for (int m = 0; m < M; ++m) {
@@ -117,8 +109,9 @@ DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_
       if (M == 1) ask_for(panels.at(v));
     }
     for (int m = 0; m < M; ++m) {
-      const int16_t* four = x + m * x_stride + 4 * k;
-      const __m512i a_high = _mm512_set1_epi32(word_at(four)), a_low = _mm512_set1_epi32(word_at(four + 2));
+      const uint8_t* four = x + m * x_stride + 4 * k;
+      const __m512i a_high = _mm512_set1_epi32(word_at(four));
+      const __m512i a_low = _mm512_set1_epi32(word_at(four + x_stride / 2));
       for (int v = 0; v < V; ++v) high[m][v] = add_products(high[m][v], a_high, b[v]);
       for (int v = 0; v < V; ++v) low[m][v] = add_products(low[m][v], a_low, b[v]);
     }
@@ -126,10 +119,9 @@ DALLE_AVX512_VNNI void tile_int8(const int16_t* x, int64_t x_stride, const int8_
   const Panels<M, V, int8_t> begin{first, second, 64};
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) {
-      const __m512i upper = _mm512_slli_epi32(reinterpret_cast<__m512i>(high[m][v]), 8);
-      const __m512i both = _mm512_add_epi32(upper, reinterpret_cast<__m512i>(low[m][v]));
-      const __m512i exact = _mm512_sub_epi32(both, _mm512_loadu_si512(begin.at(v)));
-      store_sum(_mm512_cvtepi32_ps(exact), sums, m, v);
+      store_sum(joined(reinterpret_cast<__m512i>(high[m][v]), reinterpret_cast<__m512i>(low[m][v]),
+                       _mm512_loadu_si512(begin.at(v))),
+                sums, m, v);
     }
   }
 }
@@ -156,7 +148,7 @@ template <template <int, int> class Tile, class Row, class Weight>
 void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width, int64_t steps,
               const Sums& sums) {
   constexpr int64_t kRows = Tile<1, 1>::kRows;
-  static_assert(2 * kRows >= kTileRows);
+  static_assert(2 * kRows >= Kernels<Row, Weight>{}.tile_rows);
   using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, const Sums&);
   static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
     return std::array<Function, sizeof...(I)>{Tile<I / 4 + 1, I % 4 + 1>::run...};
@@ -174,14 +166,14 @@ void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel,
 }
 
 template <template <int, int> class Tile, class Row, class Weight>
-void pair(const Row* x, const Weight* first, const Weight* second, int64_t steps, const Sums& sums) {
-  Tile<1, 8>::run(x, 0, first, second, steps, sums);
+void pair(const Row* x, int64_t x_stride, const Weight* first, const Weight* second, int64_t steps, const Sums& sums) {
+  Tile<1, 8>::run(x, x_stride, first, second, steps, sums);
 }
 
 template <template <int, int> class Tile, class Row, class Weight>
 Kernels<Row, Weight> kernels_if(bool has) {
   if (!has) return {};
-  return {dispatch<Tile, Row, Weight>, pair<Tile, Row, Weight>};
+  return {.tile = dispatch<Tile, Row, Weight>, .pair = pair<Tile, Row, Weight>};
 }
 
 }  // namespace
@@ -190,7 +182,7 @@ ProductKernelSet avx512_kernels() {
   const bool has = __builtin_cpu_supports("x86-64-v4") != 0;
   return {.f32 = kernels_if<F32Tile, float, float>(has),
           .bf16 = kernels_if<Bf16Tile, uint16_t, uint16_t>(has && __builtin_cpu_supports("avx512bf16") != 0),
-          .int8 = kernels_if<Int8Tile, int16_t, int8_t>(has && __builtin_cpu_supports("avx512vnni") != 0)};
+          .int8 = kernels_if<Int8Tile, uint8_t, int8_t>(has && __builtin_cpu_supports("avx512vnni") != 0)};
 }
 
 }  // namespace dalle::layers::detail

@@ -16,7 +16,6 @@ namespace dalle::layers {
 namespace {
 
 using detail::kPanelColumns;
-using detail::kTileRows;
 constexpr int64_t kRowChunk = 96;  // rows whose sums for a panel wait in a buffer of 24 KiB
 // Depth of one call of a kernel. Sums of integers (127 * 32767 * 512) still fit 32 bits, f32 sums of sums lose less than one
 // long sum, and a panel's stretch stays in the L2 while several tiles of rows read it.
@@ -28,8 +27,9 @@ struct Shape {
   int64_t step;   // neighbours along the depth that lie together
   int64_t bytes;  // of a number
   int64_t head;   // numbers of each column before a stretch's first
+  int64_t tile;   // numbers of a column that kernels take at least
 
-  int64_t padded(int64_t depth) const { return (depth + step - 1) / step * step; }
+  int64_t padded(int64_t depth) const { return (depth + tile - 1) / tile * tile; }
   /// Numbers of one column up to depth k, where a stretch begins.
   int64_t stretch(int64_t k) const { return k + k / kDepthBlock * head; }
   /// Of a whole column.
@@ -43,11 +43,11 @@ struct Shape {
 Shape shape_of(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
-      return {1, 4, 0};
+      return {1, 4, 0, 1};
     case WeightFormat::kBf16:
-      return {2, 2, 0};
+      return {2, 2, 0, 32};
     case WeightFormat::kInt8:
-      return {4, 1, 4};
+      return {4, 1, 4, 64};
   }
   return {};
 }
@@ -67,26 +67,13 @@ DALLE_VECTORISED float largest_magnitude(const float* x, int64_t size) {
   return std::bit_cast<float>(largest);
 }
 
-// Round to nearest even.
-DALLE_VECTORISED void to_int16(const float* x, int64_t size, float inverse, int16_t* out) {
+// 16-bit numbers, rounded to nearest even, plus 32768: their high and their low bytes.
+DALLE_VECTORISED void to_bytes(const float* x, int64_t size, float inverse, uint8_t* high, uint8_t* low) {
   for (int64_t i = 0; i < size; ++i) {
-    out[i] = static_cast<int16_t>(__builtin_rintf(x[i] * inverse));  // no sum that a compiler could fuse or not
-  }
-}
-
-// In place, 16-bit numbers to what the integer kernels read: of each four plus 32768, four high bytes, then four low ones.
-DALLE_VECTORISED void split_bytes(int16_t* x, int64_t fours) {
-  const auto gather = [](uint64_t bytes) {  // every other byte, to the low half
-    bytes &= 0x00FF00FF00FF00FFu;
-    bytes = (bytes | (bytes >> 8)) & 0x0000FFFF0000FFFFu;
-    return (bytes | (bytes >> 16)) & 0x00000000FFFFFFFFu;
-  };
-  for (int64_t i = 0; i < fours; ++i) {
-    uint64_t four;
-    std::memcpy(&four, x + 4 * i, sizeof four);
-    four ^= 0x8000800080008000u;
-    four = gather(four >> 8) | gather(four) << 32;
-    std::memcpy(x + 4 * i, &four, sizeof four);
+    const auto number =
+        static_cast<int32_t>(__builtin_rintf(x[i] * inverse));  // no sum that a compiler could fuse or not
+    high[i] = static_cast<uint8_t>(((number + 32768) >> 8) & 0xFF);
+    low[i] = static_cast<uint8_t>(number & 0xFF);
   }
 }
 
@@ -147,17 +134,16 @@ DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t
   }
 }
 
-DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t rows, const int8_t* panel,
+DALLE_VECTORISED void portable_int8(const uint8_t* x, int64_t x_stride, int64_t rows, const int8_t* panel,
                                     int64_t width, int64_t steps, const detail::Sums& sums) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     int32_t exact[kPanelColumns] = {};
     float part[kPanelColumns];
     const int8_t* w = panel + 4 * width;  // without what takes off 32768, which is never added here
     for (int64_t k = 0; k < steps; ++k, w += 4 * width) {
-      uint8_t bytes[8];
-      std::memcpy(bytes, x + 4 * k, sizeof bytes);
+      const uint8_t *high = x + 4 * k, *low = high + x_stride / 2;
       int32_t number[4];
-      for (int i = 0; i < 4; ++i) number[i] = 256 * bytes[i] + bytes[4 + i] - 32768;
+      for (int i = 0; i < 4; ++i) number[i] = 256 * high[i] + low[i] - 32768;
       for (int64_t c = 0; c < width; ++c) {
         for (int i = 0; i < 4; ++i) exact[c] += number[i] * w[4 * c + i];
       }
@@ -170,7 +156,7 @@ DALLE_VECTORISED void portable_int8(const int16_t* x, int64_t x_stride, int64_t 
 const detail::ProductKernelSet& kernels_of(ProductKernels kernels) {
   static const detail::ProductKernelSet portable = detail::portable_kernels();
   static const detail::ProductKernelSet fastest = [] {
-    detail::ProductKernelSet found = detail::avx512_kernels();
+    detail::ProductKernelSet found = detail::amx_kernels(detail::avx512_kernels());
     if (found.f32.tile == nullptr) found.f32 = portable.f32;
     if (found.bf16.tile == nullptr) found.bf16 = portable.bf16;
     if (found.int8.tile == nullptr) found.int8 = portable.int8;
@@ -283,11 +269,11 @@ struct PackedProduct {
     at::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin * at_once; panel < std::min(end * at_once, panels); ++panel) {
         if (at_once == 2 && panel % 2 == 0 && (panel + 2) * kPanelColumns <= weight.columns_) {
-          two_panels(kernels.pair, x, panel++);
+          two_panels(kernels.pair, x, x_stride, panel++);
           continue;
         }
         for (int64_t row = 0; row < rows; row += kRowChunk) {
-          chunk(kernels.tile, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
+          chunk(kernels, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
         }
       }
     });
@@ -310,17 +296,17 @@ struct PackedProduct {
   }
 
   template <class Row, class Weight>
-  void chunk(detail::TileKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t first_row, int64_t rows,
-             int64_t panel) const {
+  void chunk(const detail::Kernels<Row, Weight>& kernels, const Row* x, int64_t x_stride, int64_t first_row,
+             int64_t rows, int64_t panel) const {
     const int64_t width = std::min(kPanelColumns, round_up(weight.columns_ - panel * kPanelColumns, 16));
     const Weight* data = panel_data<Weight>(panel);
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t tiles = (rows + kernels.tile_rows - 1) / kernels.tile_rows;
     const auto into = [&](float* to, int64_t stride, const float* last_bias) {
       over_depth(width, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
-          kernel(x + r * x_stride + k, x_stride, count, data + before, width, steps,
-                 {to + r * stride, stride, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+          kernels.tile(x + r * x_stride + k, x_stride, count, data + before, width, steps,
+                       {to + r * stride, stride, /*adds=*/k > 0, is_last ? last_bias : nullptr});
         }
       });
     };
@@ -333,11 +319,12 @@ struct PackedProduct {
   }
 
   template <class Row, class Weight>
-  void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t panel) const {
+  void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t panel) const {
     const Weight *first = panel_data<Weight>(panel), *second = panel_data<Weight>(panel + 1);
     const auto into = [&](float* to, const float* last_bias) {
       over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
-        kernel(x + k, first + before, second + before, steps, {to, 0, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+        kernel(x + k, x_stride, first + before, second + before, steps,
+               {to, 0, /*adds=*/k > 0, is_last ? last_bias : nullptr});
       });
     };
     if (goes_straight_to_out(panel)) return into(out + panel * kPanelColumns, bias_of(panel));
@@ -361,7 +348,7 @@ struct PackedProduct {
                out + row * out_stride + column);
   }
 
-  // Rows as 16-bit numbers, the depth padded with zeros.
+  // Rows as bf16, or as the bytes of 16-bit integers, the depth padded with what adds nothing.
   int64_t convert(const float* x, int64_t x_stride, int64_t rows, ProductScratch& scratch) {
     const int64_t depth = weight.depth_, padded = shape_of(weight.format_).padded(depth);
     const bool is_int8 = weight.format_ == WeightFormat::kInt8;
@@ -370,14 +357,16 @@ struct PackedProduct {
     if (static_cast<int64_t>(scratch.scale_.size()) < rows) scratch.scale_.resize(static_cast<size_t>(rows));
     for (int64_t r = 0; r < rows; ++r, x += x_stride) {
       int16_t* to = scratch.rows_.data() + r * padded;
-      std::fill(to + depth, to + padded, int16_t{0});
       if (is_int8) {
+        auto* high = reinterpret_cast<uint8_t*>(to);
         const float largest = largest_magnitude(x, depth);
         scratch.scale_[static_cast<size_t>(r)] = largest / kLargest16;
-        to_int16(x, depth, largest == 0 ? 0 : kLargest16 / largest, to);
-        split_bytes(to, padded / 4);
+        to_bytes(x, depth, largest == 0 ? 0 : kLargest16 / largest, high, high + padded);
+        std::fill(high + depth, high + padded, uint8_t{0});  // its weights are 0
+        std::fill(high + padded + depth, high + 2 * padded, uint8_t{0});
       } else {
         to_bf16(x, depth, to);
+        std::fill(to + depth, to + padded, int16_t{0});
       }
     }
     row_scale = scratch.scale_.data();
@@ -388,7 +377,7 @@ struct PackedProduct {
                      ProductScratch& scratch) {
     const int64_t stride = convert(x, x_stride, rows, scratch);
     if (weight.format_ == WeightFormat::kInt8) {
-      run(kernels.int8, scratch.rows_.data(), stride, rows);
+      run(kernels.int8, reinterpret_cast<const uint8_t*>(scratch.rows_.data()), 2 * stride, rows);
     } else {
       run(kernels.bf16, reinterpret_cast<const uint16_t*>(scratch.rows_.data()), stride, rows);
     }

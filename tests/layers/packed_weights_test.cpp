@@ -51,7 +51,7 @@ TEST(PackedWeights, ProductsAreThoseOfTheRoundedOperands) {
     for (const auto kernels : {ProductKernels::kFastest, ProductKernels::kPortable}) {
       for (const int64_t depth : {1, 2, 7, 32, 129, 515, 2051}) {
         for (const int64_t columns : {1, 16, 47, 64, 200}) {
-          for (const int64_t rows : {1, 2, 5, 6, 7, 13, 100}) {
+          for (const int64_t rows : {1, 2, 5, 6, 7, 13, 16, 17, 31, 32, 33, 100}) {
             if (depth > 600 && rows > 7) continue;
             const Tensor x = random_tensor(1, {rows, depth}), w = random_tensor(2, {columns, depth});
             const Tensor bias = random_tensor(3, {columns});
@@ -81,7 +81,7 @@ TEST(PackedWeights, ARowDoesNotDependOnItsBatchBitForBit) {
     const Tensor x = random_tensor(1, {100, 1030}), bias = random_tensor(3, {150});
     const PackedWeights weight(random_tensor(2, {150, 1030}), format);
     const Tensor together = times(x, weight, bias);
-    for (const int64_t row : {0, 5, 41, 99}) {
+    for (const int64_t row : {0, 5, 17, 41, 99}) {
       EXPECT_TRUE(bitwise_equal(times(x.slice(0, row, row + 1), weight, bias), together.slice(0, row, row + 1))) << row;
     }
     EXPECT_TRUE(bitwise_equal(times(x.slice(0, 3, 11), weight, bias), together.slice(0, 3, 11)));
@@ -130,7 +130,7 @@ TEST(PackedWeights, BytesAreThoseOfTheFormat) {
   EXPECT_EQ(PackedWeights(w, WeightFormat::kF32).bytes(), 112 * 64 * 4);
   EXPECT_EQ(PackedWeights(w, WeightFormat::kBf16).bytes(), 112 * 64 * 2);
   EXPECT_EQ(PackedWeights(w, WeightFormat::kInt8).bytes(), 112 * (64 + 4) + 100 * 4);
-  EXPECT_EQ(PackedWeights(random_tensor(2, {64, 515}), WeightFormat::kInt8).bytes(), 64 * (516 + 2 * 4) + 64 * 4);
+  EXPECT_EQ(PackedWeights(random_tensor(2, {64, 515}), WeightFormat::kInt8).bytes(), 64 * (576 + 2 * 4) + 64 * 4);
 }
 
 TEST(PackedWeights, MatricesInAnArenaAreApart) {

@@ -1,6 +1,7 @@
 // Products of a few rows with matrices that stay the same for thousands of steps: what decoding token by token is made of.
 // The matrix is packed once, in panels that the kernels read from beginning to end, so that one row costs a read of the
-// weights and many rows run at the processor's speed. Kernels for AVX-512 (bf16 dot products, VNNI), else plain loops.
+// weights and many rows run at the processor's speed. Kernels for AMX (bf16, int8) and AVX-512
+// (f32, bf16 dot products, VNNI), else plain loops.
 //
 // Every output is summed in one fixed order over the depth, whatever the number of rows and threads: a row's result is
 // bitwise the same alone and among others.
@@ -34,7 +35,7 @@ class WeightArena {
 };
 
 /// A matrix [columns, depth] (a linear layer's weight, outputs first) in a format's order. Columns are padded to a multiple
-/// of 16, the depth of bf16 to an even number and that of int8 to a multiple of 4.
+/// of 16, the depth of bf16 to a multiple of 32 and that of int8 to one of 64, what a tile of AMX takes.
 class PackedWeights {
  public:
   PackedWeights() = default;
