@@ -1,4 +1,5 @@
 // Trains the contrastive model that reranks samples.
+#include "dalle/distributed/launch_environment.h"
 #include "dalle/training/clip_task.h"
 #include "dalle/training/run_stage.h"
 
@@ -6,5 +7,5 @@ int main(int argc, char** argv) {
   using namespace dalle::training;
   return dalle::cli::run_config_command<ClipTraining>("train-clip",
                                                       "Train CLIP, which scores pictures against captions.", argc, argv,
-                                                      run_stage<ClipTask, ClipTraining>, check_clip);
+                                                      run_stage<ClipTask, ClipTraining>, check_clip, dalle::distributed::is_restart);
 }
