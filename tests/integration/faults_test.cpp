@@ -47,6 +47,11 @@ class FaultyRun : public Workplace {
     const std::string text = fs::exists(metrics) ? read_file(metrics) : "";
     return std::count(text.begin(), text.end(), '\n') >= count;
   }
+  /// Waits until some steps are done, and until other ranks have heard of them.
+  void come_to_steps(RankProcesses& ranks) const {
+    ASSERT_TRUE(wait_for("ten steps", [&] { return has_steps(10) || ranks.rank(0).has_ended(); }));
+    std::this_thread::sleep_for(std::chrono::seconds(kTimeoutSeconds) / 8);
+  }
   bool is_saving() const {
     std::error_code error;
     for (fs::directory_iterator entry(*this / "run/checkpoints", error), end; !error && entry != end;
@@ -94,7 +99,7 @@ TEST(Faults, ARankKilledInTrainingEndsTheOthersAndARestartGoesOn) {
   for (const auto& [size, lost] : {std::pair{2, 0}, std::pair{4, 2}}) {
     const FaultyRun place("faults-killed", endless_yaml());
     RankProcesses ranks = place.start(size);
-    ASSERT_TRUE(wait_for("ten steps", [&] { return place.has_steps(10) || ranks.rank(0).has_ended(); }));
+    place.come_to_steps(ranks);
     lose(ranks, size, {lost}, AllOf(HasSubstr(str("rank ", lost, " was lost")), HasSubstr("last seen at step ")));
     const int64_t step = storage::load_latest_good(place / "run").checkpoint.step;
     const std::vector<std::string> to_end{"--set", str("trainer.num_steps=", step + 4)};
@@ -134,7 +139,7 @@ TEST(Faults, AStoppedRankEndsTheOthersInTime) {
   for (const int lost : {0, 1}) {
     const FaultyRun place("faults-stopped", endless_yaml());
     RankProcesses ranks = place.start(2);
-    ASSERT_TRUE(wait_for("ten steps", [&] { return place.has_steps(10) || ranks.rank(0).has_ended(); }));
+    place.come_to_steps(ranks);
     lose(ranks, 2, {lost, SIGSTOP}, AllOf(HasSubstr(str("rank ", lost, " was lost")), HasSubstr("last seen at step ")));
   }
 }
