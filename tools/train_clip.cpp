@@ -5,7 +5,7 @@
 
 int main(int argc, char** argv) {
   using namespace dalle::training;
-  return dalle::cli::run_config_command<ClipTraining>("train-clip",
-                                                      "Train CLIP, which scores pictures against captions.", argc, argv,
-                                                      run_stage<ClipTask, ClipTraining>, check_clip, dalle::distributed::is_restart);
+  return dalle::cli::run_config_command<ClipTraining>(
+      "train-clip", "Train CLIP, which scores pictures against captions.", argc, argv,
+      run_stage<ClipTask, ClipTraining>, check_clip, dalle::distributed::is_restart);
 }

@@ -6,5 +6,6 @@
 int main(int argc, char** argv) {
   using namespace dalle::training;
   return dalle::cli::run_config_command<DvaeTraining>("train-dvae", "Train the discrete VAE (stage 1).", argc, argv,
-                                                      run_stage<DvaeTask, DvaeTraining>, check_dvae, dalle::distributed::is_restart);
+                                                      run_stage<DvaeTask, DvaeTraining>, check_dvae,
+                                                      dalle::distributed::is_restart);
 }

@@ -63,7 +63,8 @@ void add_common_flags(CLI::App& app, Flags& flags) {
 void go_on_after_restart(const CommandSpec& spec, Flags& flags) {
   if (!flags.resume.empty() || !spec.is_restart || !spec.is_restart()) return;
   if (flags.run_dir.empty()) {
-    log_warning("started again by the launcher, but without --run-dir this is a new run: it cannot go on with the last");
+    log_warning(
+        "started again by the launcher, but without --run-dir this is a new run: it cannot go on with the last");
   } else if (fs::exists(fs::path(flags.run_dir) / "config.yaml")) {
     flags.resume = "true";
   }

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <future>
 #include <thread>
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -38,6 +40,19 @@ void check_parts(const Tensor& part, const Tensor& whole, int64_t world_size) {
 
 std::string arrival_key(int rank) { return str("arrived/", rank); }
 
+/// c10d waits without a limit where a server accepts and then says nothing: one whose process is stopped.
+Store answer_within(std::chrono::steady_clock::duration limit, std::function<Store()> attempt) {
+  std::packaged_task<Store()> task(std::move(attempt));
+  auto result = task.get_future();
+  std::thread thread(std::move(task));
+  if (result.wait_for(limit) == std::future_status::timeout) {
+    thread.detach();
+    throw Error("a server that does not answer");
+  }
+  thread.join();
+  return result.get();
+}
+
 }  // namespace
 
 Store connect(const Launch& launch, bool serves) {
@@ -52,12 +67,15 @@ Store connect(const Launch& launch, bool serves) {
   options.waitWorkers = false;
   // One attempt of c10d's may take its timeout twice.
   options.timeout = std::min(launch.meeting / 8, std::chrono::milliseconds(1000));
+  const std::chrono::steady_clock::duration at_least = options.timeout;
   const auto end = std::chrono::steady_clock::now() + launch.meeting;
   Store store;
   while (!store) {
     try {
       set_level(c10::GLOG_FATAL);
-      store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+      store = answer_within(
+          std::max(end - std::chrono::steady_clock::now(), 2 * at_least),
+          [launch, options]() -> Store { return c10::make_intrusive<c10d::TCPStore>(launch.address, options); });
     } catch (const std::exception& error) {
       if (!serves && std::chrono::steady_clock::now() < end) continue;
       set_level(c10::GLOG_ERROR);

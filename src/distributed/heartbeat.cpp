@@ -140,7 +140,8 @@ void Heartbeat::State::carry() {
       std::unique_lock lock(mutex);
       changed.notify_all();
       if (was_ended && to_publish.empty() && may_stop(Clock::now())) break;
-      const milliseconds pause = own.ended || own.broken ? std::min(limits.interval, milliseconds(100)) : limits.interval;
+      const milliseconds pause =
+          own.ended || own.broken ? std::min(limits.interval, milliseconds(100)) : limits.interval;
       changed.wait_for(lock, pause, [&] { return std::exchange(hurries, false); });
     }
   } catch (const std::exception& error) {

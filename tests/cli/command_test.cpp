@@ -253,7 +253,8 @@ TEST_F(Command, ResumeRefusesOtherKeysWithBothValues) {
 TEST_F(Command, ARestartOfTheLauncherGoesOnWithTheRun) {
   const std::string dir = make_run();
   const auto run_anew = [&](std::vector<std::string> arguments, bool is_restart) {
-    return run(std::move(arguments), [] { return int{kDone}; }, [=] { return is_restart; });
+    return run(
+        std::move(arguments), [] { return int{kDone}; }, [=] { return is_restart; });
   };
   const Outcome again = run_anew({config, "--run-dir", dir, "--set", "trainer.num_steps=9"}, true);
   EXPECT_EQ(again.code, kDone) << again.err;

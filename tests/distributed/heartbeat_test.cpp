@@ -213,13 +213,42 @@ TEST(Heartbeat, AFailedRanksErrorIsWhatTheOthersSay) {
   EXPECT_EQ(ends[1].code, 1);
   EXPECT_EQ(ends[1].message, "") << "by its own error, not by its watch";
   for (const size_t rank : {0, 2}) {
-    expect_message(ends[rank], AllOf(StartsWith("rank 1 failed at step 2, forward pass"),
-                                     HasSubstr("shard-7.tar: cannot read")));
+    expect_message(ends[rank],
+                   AllOf(StartsWith("rank 1 failed at step 2, forward pass"), HasSubstr("shard-7.tar: cannot read")));
   }
 }
 
 TEST(Heartbeat, AnErrorOfAllIsEveryonesOwn) {
   for (const auto& end : ends_of(3, "AllFailAlike", seconds(20))) EXPECT_EQ(end.code, 0) << end.message;
+}
+
+/// What a rank says whose store nobody serves, or a process that accepts and then says nothing, as one that is stopped.
+std::string message_without_store(int port) {
+  const testing::Environment environment(testing::rank_variables(1, 2, port));
+  const auto start = Clock::now();
+  std::string message;
+  try {
+    init(at::kCPU, seconds(60), Watch{kTimeout, [](const std::string&) { ADD_FAILURE() << "no watch yet"; }});
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  EXPECT_LT(Clock::now() - start, kTimeout);
+  return message;
+}
+
+TEST(Heartbeat, AFirstRankThatDoesNotComeIsNamed) {
+  const int port = testing::free_port();
+  const auto message = AllOf(HasSubstr("rank 1: expected a store that rank 0 serves"), HasSubstr(std::to_string(port)));
+  EXPECT_THAT(message_without_store(port), message);
+  const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener, 8), 0);
+  EXPECT_THAT(message_without_store(port), AllOf(message, HasSubstr("does not answer")));
+  ::close(listener);
 }
 
 TEST(Heartbeat, SlowRanksAreNotBlamed) {

@@ -193,7 +193,9 @@ TEST(LaunchEnvironment, ARestartIsWhatTheLauncherCountsAsOne) {
   EXPECT_FALSE(is_restart_with(with(kSlurm, {{"SLURM_RESTART_COUNT", "0"}})));
   EXPECT_TRUE(is_restart_with(with(kSlurm, {{"SLURM_RESTART_COUNT", "1"}})));
   EXPECT_FALSE(is_restart_with({}));
-  EXPECT_THAT(message_of<ConfigError>([&] { is_restart_with({{"SLURM_RESTART_COUNT", "once"}}); }),
+  EXPECT_THAT(message_of<ConfigError>([&] {
+                is_restart_with({{"SLURM_RESTART_COUNT", "once"}});
+              }),
               HasSubstr("SLURM_RESTART_COUNT"));
 }
 

@@ -48,7 +48,11 @@ class Watching {
 };
 
 TEST(Liveness, ABeatIsReadAsItWasWritten) {
-  const Beat beat{.count = 7, .progress = 300, .collectives = 57, .waits = true, .broken = true,
+  const Beat beat{.count = 7,
+                  .progress = 300,
+                  .collectives = 57,
+                  .waits = true,
+                  .broken = true,
                   .place = "step 12, backward pass, waiting in collective 57 (all-reduce)"};
   const Beat read = parse_beat(to_text(beat));
   EXPECT_EQ(read.count, 7);

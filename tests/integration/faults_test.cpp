@@ -39,8 +39,7 @@ class FaultyRun : public Workplace {
   }
   /// As Slurm does after a requeue: the same command once more.
   RankProcesses restart(int size, const std::vector<std::string>& more) const {
-    return start(size, more,
-                 [](int, Launch& launch) { launch.environment.emplace_back("SLURM_RESTART_COUNT", "1"); });
+    return start(size, more, [](int, Launch& launch) { launch.environment.emplace_back("SLURM_RESTART_COUNT", "1"); });
   }
   bool has_steps(int64_t count) const {
     const fs::path metrics = *this / "run/metrics.jsonl";
@@ -116,9 +115,8 @@ TEST(Faults, ARankKilledWhileItSavesLeavesTheLastCheckpoint) {
     const FaultyRun place("faults-saving", endless_yaml(/*hidden_dim=*/24));
     const std::vector<std::string> layout{"--set", str("trainer.sharding=", sharding)};
     RankProcesses ranks = place.start(2, layout);
-    ASSERT_TRUE(wait_for("a later checkpoint being written", [&] {
-      return (place.has_steps(6) && place.is_saving()) || ranks.rank(0).has_ended();
-    }));
+    ASSERT_TRUE(wait_for("a later checkpoint being written",
+                         [&] { return (place.has_steps(6) && place.is_saving()) || ranks.rank(0).has_ended(); }));
     lose(ranks, 2, {lost}, HasSubstr(str("rank ", lost, " was lost")));
     const int64_t step = storage::load_latest_good(place / "run").checkpoint.step;
     EXPECT_GE(step, 2);
@@ -152,8 +150,8 @@ TEST(Faults, AFailedRankIsQuotedByTheOthers) {
   const auto outcomes = ranks.wait();
   expect_all_ended_with(outcomes, 1);
   EXPECT_THAT(outcomes[0].err, AllOf(HasSubstr("error: train-dvae"), HasSubstr(".safetensors")));
-  EXPECT_THAT(outcomes[1].err, AllOf(HasSubstr("[rank 1] error: train-dvae: rank 0 failed at step "),
-                                     HasSubstr(".safetensors")));
+  EXPECT_THAT(outcomes[1].err,
+              AllOf(HasSubstr("[rank 1] error: train-dvae: rank 0 failed at step "), HasSubstr(".safetensors")));
 }
 
 TEST(Faults, ARestartBeforeTheFirstCheckpointStartsAgain) {
