@@ -128,20 +128,21 @@ class Ranks:
 
     def lose(self, run, lost, kind):
         """Kills or stops that rank; seconds until the others have ended, and whether they saw it in training."""
-        start = time.monotonic()
         self.processes[lost].send_signal(kind)
         others = [rank for rank in range(len(self.processes)) if rank != lost]
-        try:
-            for rank in others:
-                self.processes[rank].wait(timeout=max(0.1, start + TIMEOUT_SECONDS - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            raise Failure(f"rank {rank} is still there {TIMEOUT_SECONDS} s after rank {lost} was lost:\n"
-                          + self.message(rank)) from None
-        finally:
-            taken = time.monotonic() - start
-            for process in self.processes:
-                process.kill()
-                process.wait()
+        taken, last = 0.0, time.monotonic()
+        while taken < TIMEOUT_SECONDS and any(self.processes[rank].poll() is None for rank in others):
+            time.sleep(0.01)
+            now = time.monotonic()
+            taken += min(now - last, 0.5)  # longer: this script, and the ranks with it, were stopped
+            last = now
+        late = [rank for rank in others if self.processes[rank].poll() is None]
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        if late:
+            raise Failure(f"rank {late[0]} is still there {TIMEOUT_SECONDS} s after rank {lost} was lost:\n"
+                          + self.message(late[0]))
         texts = [self.message(rank) for rank in others]
         for rank in others:
             code, text = self.processes[rank].returncode, self.message(rank)
