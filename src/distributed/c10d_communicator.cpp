@@ -98,15 +98,17 @@ void meet(c10d::Store& store, const Launch& launch) {
                               "start every rank with the same number of ranks"});
   }
   store.set(arrival_key(launch.rank), "here");
-  const auto end = std::chrono::steady_clock::now() + launch.meeting;
+  constexpr std::chrono::milliseconds kPause{10};
+  std::chrono::milliseconds waited{};  // and not the time in which this process was stopped
   for (int rank = 0; rank < launch.world_size; ++rank) {
     while (!store.check({arrival_key(rank)})) {
-      if (std::chrono::steady_clock::now() > end) {
+      if (waited > launch.meeting) {
         throw Error(
             Problem{str("rank ", launch.rank), str(launch.world_size, " ranks to come"), str("no sign of rank ", rank),
                     str("look at that rank's messages, and whether it can reach ", launch.address, ":", launch.port)});
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      std::this_thread::sleep_for(kPause);
+      waited += kPause;
     }
   }
 }

@@ -254,14 +254,20 @@ void Heartbeat::await_verdict() {
   state.liveness.suspect();
   state.hurries = true;
   state.changed.notify_all();
-  // Long enough to find a rank silent; what is found then ends this process.
-  const auto limit = Clock::now() + state.limits.suspected + 4 * state.limits.interval;
+  // Long enough to find a rank silent; what is found then ends this process. Time in which this process was stopped does
+  // not count, as it does not for the finding.
+  const Clock::duration limit = state.limits.suspected + 4 * state.limits.interval, pause = state.limits.interval / 2;
+  Clock::duration waited{};
   const auto is_over = [&] {
     const bool has_reason =
         !state.to_publish.empty() || !state.verdict.empty() || !state.store_error.empty() || state.is_ending;
-    return state.has_ended || !state.failure.empty() || (!has_reason && Clock::now() > limit);
+    return state.has_ended || !state.failure.empty() || (!has_reason && waited > limit);
   };
-  while (!is_over()) state.changed.wait_for(lock, state.limits.interval / 2);
+  while (!is_over()) {
+    const auto start = Clock::now();
+    state.changed.wait_for(lock, pause);
+    waited += std::min<Clock::duration>(Clock::now() - start, 2 * pause);
+  }
 }
 
 void Heartbeat::fail(const std::string& message) {
