@@ -1,4 +1,5 @@
 // A data set -> image tokens of the frozen dVAE.
+#include "dalle/distributed/launch_environment.h"
 #include "dalle/training/encode_job.h"
 
 int main(int argc, char** argv) {
@@ -6,5 +7,5 @@ int main(int argc, char** argv) {
   return dalle::cli::run_config_command<EncodeConfig>(
       "encode-images",
       "Encode a data set's pictures to image tokens with the frozen dVAE: several crops of each, all captions kept.",
-      argc, argv, run_encode, check_encode);
+      argc, argv, run_encode, check_encode, dalle::distributed::is_restart);
 }

@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 
@@ -55,6 +57,17 @@ void add_common_flags(CLI::App& app, Flags& flags) {
       ->check(CLI::NonNegativeNumber.description(""));
   app.add_flag("--print-config", flags.print_config, "print the complete config and exit");
   app.add_flag("--check", flags.check, "load, validate, report the model's size and memory, and exit");
+}
+
+// A launcher that starts the command anew does not say --resume. A run that never got as far as its config starts afresh.
+void go_on_after_restart(const CommandSpec& spec, Flags& flags) {
+  if (!flags.resume.empty() || !spec.is_restart || !spec.is_restart()) return;
+  if (flags.run_dir.empty()) {
+    log_warning(
+        "started again by the launcher, but without --run-dir this is a new run: it cannot go on with the last");
+  } else if (fs::exists(fs::path(flags.run_dir) / "config.yaml")) {
+    flags.resume = "true";
+  }
 }
 
 // --resume=PATH may name a run directory or runs/x/checkpoints/step-N.
@@ -181,6 +194,12 @@ int guarded(const std::string& name, const std::function<int()>& body) {
   return kFailed;
 }
 
+void end_at_once(const std::string& name, const std::string& message) {
+  log_error(with_name(name, message));
+  std::cout.flush();
+  ::_exit(kFailed);
+}
+
 int run_command(const CommandSpec& spec, int argc, char** argv) {
   CLI::App app(spec.summary, spec.name);
   Flags flags;
@@ -192,6 +211,7 @@ int run_command(const CommandSpec& spec, int argc, char** argv) {
     return app.exit(error, std::cout, std::cerr) == 0 ? kDone : kUsage;
   }
   return guarded(spec.name, [&]() -> int {
+    go_on_after_restart(spec, flags);
     Invocation call;
     call.command = spec.name;
     call.device = flags.device;

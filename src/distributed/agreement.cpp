@@ -73,4 +73,18 @@ std::string on_first_rank(Communicator& communicator, const std::function<std::s
   return text;
 }
 
+std::string error_text(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  return of_torch != nullptr ? of_torch->what_without_backtrace() : error.what();
+}
+
+void tell_failure(Communicator& communicator, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    communicator.fail(error_text(error));
+    throw;
+  }
+}
+
 }  // namespace dalle::distributed

@@ -1,6 +1,8 @@
 // What each backend makes from the launcher's description of the group. NCCL's file and its stub define the same symbol.
 #pragma once
 
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
 #include <chrono>
 #include <memory>
 
@@ -10,12 +12,16 @@
 namespace dalle::distributed {
 
 struct Launch : LaunchEnvironment {
-  std::chrono::milliseconds timeout{};
+  std::chrono::milliseconds timeout{};  // of the backends' operations
+  std::chrono::milliseconds meeting{};  // for all ranks to come
 };
 
-std::unique_ptr<Communicator> make_gloo(const Launch& launch);
+/// The key-value store by which the ranks find each other.
+using Store = c10::intrusive_ptr<c10d::Store>;
+
+std::unique_ptr<Communicator> make_gloo(const Launch& launch, const Store& store);
 
 /// Throws ConfigError where the build has no NCCL.
-std::unique_ptr<Communicator> make_nccl(const Launch& launch, at::Device device);
+std::unique_ptr<Communicator> make_nccl(const Launch& launch, const Store& store, at::Device device);
 
 }  // namespace dalle::distributed

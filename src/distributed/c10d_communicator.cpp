@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <future>
 #include <thread>
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -13,6 +15,7 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
+#include "dalle/distributed/agreement.h"
 
 namespace dalle::distributed {
 namespace {
@@ -37,7 +40,57 @@ void check_parts(const Tensor& part, const Tensor& whole, int64_t world_size) {
 
 std::string arrival_key(int rank) { return str("arrived/", rank); }
 
-/// Returns once every rank has come to the store.
+/// c10d waits without a limit where a server accepts and then says nothing: one whose process is stopped.
+Store answer_within(std::chrono::steady_clock::duration limit, std::function<Store()> attempt) {
+  std::packaged_task<Store()> task(std::move(attempt));
+  auto result = task.get_future();
+  std::thread thread(std::move(task));
+  if (result.wait_for(limit) == std::future_status::timeout) {
+    thread.detach();
+    throw Error("a server that does not answer");
+  }
+  thread.join();
+  return result.get();
+}
+
+}  // namespace
+
+Store connect(const Launch& launch, bool serves) {
+  // c10d prints its own warnings, with a trace, for what is thrown and reported here anyway.
+  const bool is_asked = std::getenv("TORCH_CPP_LOG_LEVEL") != nullptr;
+  const auto set_level = [&](int level) {
+    if (!is_asked) FLAGS_caffe2_log_level = level;
+  };
+  c10d::TCPStoreOptions options;
+  options.port = launch.port;
+  options.isServer = serves;
+  options.waitWorkers = false;
+  // One attempt of c10d's may take its timeout twice.
+  options.timeout = std::min(launch.meeting / 8, std::chrono::milliseconds(1000));
+  const std::chrono::steady_clock::duration at_least = options.timeout;
+  const auto end = std::chrono::steady_clock::now() + launch.meeting;
+  Store store;
+  while (!store) {
+    try {
+      set_level(c10::GLOG_FATAL);
+      store = answer_within(
+          std::max(end - std::chrono::steady_clock::now(), 2 * at_least),
+          [launch, options]() -> Store { return c10::make_intrusive<c10d::TCPStore>(launch.address, options); });
+    } catch (const std::exception& error) {
+      if (!serves && std::chrono::steady_clock::now() < end) continue;
+      set_level(c10::GLOG_ERROR);
+      const char* server = launch.store_is_served ? "the launcher" : "rank 0";
+      throw Error(Problem{str("rank ", launch.rank),
+                          str("a store that ", server, " serves at ", launch.address, ":", launch.port),
+                          error_text(error), str("look at the messages of ", server)});
+    }
+  }
+  set_level(c10::GLOG_ERROR);
+  store->setTimeout(launch.timeout);
+  if (!launch.key_prefix.empty()) store = c10::make_intrusive<c10d::PrefixStore>(launch.key_prefix, store);
+  return store;
+}
+
 void meet(c10d::Store& store, const Launch& launch) {
   const std::string own = str(launch.world_size), first = store.compareSet("world_size", "", own);
   if (first != own) {
@@ -45,33 +98,19 @@ void meet(c10d::Store& store, const Launch& launch) {
                               "start every rank with the same number of ranks"});
   }
   store.set(arrival_key(launch.rank), "here");
-  const auto end = std::chrono::steady_clock::now() + launch.timeout;
+  constexpr std::chrono::milliseconds kPause{10};
+  std::chrono::milliseconds waited{};  // and not the time in which this process was stopped
   for (int rank = 0; rank < launch.world_size; ++rank) {
     while (!store.check({arrival_key(rank)})) {
-      if (std::chrono::steady_clock::now() > end) {
+      if (waited > launch.meeting) {
         throw Error(
             Problem{str("rank ", launch.rank), str(launch.world_size, " ranks to come"), str("no sign of rank ", rank),
                     str("look at that rank's messages, and whether it can reach ", launch.address, ":", launch.port)});
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      std::this_thread::sleep_for(kPause);
+      waited += kPause;
     }
   }
-}
-
-}  // namespace
-
-Store make_store(const Launch& launch) {
-  // c10d prints its own warnings, with a trace, for what is thrown and reported here anyway.
-  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
-  c10d::TCPStoreOptions options;
-  options.port = launch.port;
-  options.isServer = launch.rank == 0 && !launch.store_is_served;
-  options.waitWorkers = false;
-  options.timeout = launch.timeout;
-  Store store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
-  if (!launch.key_prefix.empty()) store = c10::make_intrusive<c10d::PrefixStore>(launch.key_prefix, store);
-  meet(*store, launch);
-  return store;
 }
 
 // Collectives want dense rows: another layout goes through a copy, so ranks may differ in it.

@@ -2,17 +2,18 @@
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
-#include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "backends.h"
 
 namespace dalle::distributed {
 
 using Backend = c10::intrusive_ptr<c10d::Backend>;
-using Store = c10::intrusive_ptr<c10d::Store>;
 
-/// The key-value store by which the ranks find each other; rank 0 serves it.
-Store make_store(const Launch& launch);
+/// A connection to the store, or what serves it. Keys are this attempt's own. Throws Error where nobody serves it.
+Store connect(const Launch& launch, bool serves);
+
+/// Returns once every rank has come to the store. Throws Error, naming a rank that has not.
+void meet(c10d::Store& store, const Launch& launch);
 
 Backend make_gloo_backend(const Launch& launch, const Store& store);
 

@@ -4,7 +4,10 @@
 
 #include <utility>
 
-#include "backends.h"
+#include "c10d_communicator.h"
+#include "dalle/core/error.h"
+#include "dalle/distributed/agreement.h"
+#include "watched_communicator.h"
 
 namespace dalle::distributed {
 namespace {
@@ -52,10 +55,27 @@ std::unique_ptr<Communicator> Communicator::subgroup(const std::vector<int>& ran
 
 std::unique_ptr<Communicator> make_singleton() { return std::make_unique<Singleton>(); }
 
-std::unique_ptr<Communicator> init(at::Device device, std::chrono::seconds timeout) {
-  const Launch launch{read_launch_environment(), timeout};
+std::unique_ptr<Communicator> init(at::Device device, std::chrono::seconds timeout, const std::optional<Watch>& watch) {
+  const std::chrono::milliseconds meeting = watch ? watch->timeout * 3 / 4 : std::chrono::milliseconds(timeout);
+  const Launch launch{read_launch_environment(), timeout, meeting};
   if (launch.world_size == 1) return make_singleton();
-  return device.is_cpu() ? make_gloo(launch) : make_nccl(launch, device);
+  const Store store = connect(launch, /*serves=*/launch.rank == 0 && !launch.store_is_served);
+  const auto join = [&] {
+    meet(*store, launch);
+    return device.is_cpu() ? make_gloo(launch, store) : make_nccl(launch, store, device);
+  };
+  if (!watch) return join();
+  const auto heartbeat = std::make_shared<Heartbeat>(connect(launch, /*serves=*/false), launch, *watch);
+  try {
+    return std::make_unique<WatchedCommunicator>(join(), heartbeat);
+  } catch (const Error& error) {
+    heartbeat->fail(error.what());
+    throw;
+  } catch (const std::exception& error) {
+    heartbeat->await_verdict();
+    heartbeat->fail(error_text(error));
+    throw;
+  }
 }
 
 }  // namespace dalle::distributed

@@ -39,8 +39,8 @@ std::unique_ptr<Communicator> gloo_group(Launch launch, const Store& store, int 
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_gloo(const Launch& launch) {
-  return gloo_group(launch, make_store(launch), launch.rank, launch.world_size);
+std::unique_ptr<Communicator> make_gloo(const Launch& launch, const Store& store) {
+  return gloo_group(launch, store, launch.rank, launch.world_size);
 }
 
 }  // namespace dalle::distributed

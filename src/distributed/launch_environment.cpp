@@ -173,4 +173,16 @@ LaunchEnvironment read_launch_environment() {
   return read_launch_environment([](const char* name) { return std::getenv(name); });
 }
 
+bool is_restart_by(const GetVariable& get) {
+  const Variables variables(get);
+  for (const char* name : {"TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"}) {
+    if (variables.optional_integer(name, 0, 1 << 30).value_or(0) > 0) return true;
+  }
+  return false;
+}
+
+bool is_restart() {
+  return is_restart_by([](const char* name) { return std::getenv(name); });
+}
+
 }  // namespace dalle::distributed

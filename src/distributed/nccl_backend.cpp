@@ -24,8 +24,8 @@ std::unique_ptr<Communicator> nccl_group(Launch launch, at::Device device, const
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl(const Launch& launch, at::Device device) {
-  return nccl_group(launch, device, make_store(launch), launch.rank, launch.world_size);
+std::unique_ptr<Communicator> make_nccl(const Launch& launch, const Store& store, at::Device device) {
+  return nccl_group(launch, device, store, launch.rank, launch.world_size);
 }
 
 }  // namespace dalle::distributed

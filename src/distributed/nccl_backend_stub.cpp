@@ -3,7 +3,7 @@
 
 namespace dalle::distributed {
 
-std::unique_ptr<Communicator> make_nccl(const Launch& /*launch*/, at::Device device) {
+std::unique_ptr<Communicator> make_nccl(const Launch& /*launch*/, const Store& /*store*/, at::Device device) {
   throw ConfigError(Problem{.place = "several processes on " + device.str(),
                             .expected = "a build with NCCL",
                             .got = "one without",

@@ -147,6 +147,7 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
   Tensor images = at::zeros({count, config_.model.embed_dim}, host), texts = at::zeros_like(images);
   Tensor is_usable = at::zeros({count}, at::kLong);
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
+    ranks().note(str("validation, sample ", first));
     const auto batch = data::load_range(dataset, config_.data, config_.model.image_size, first, size);
     std::vector<Tensor> ids;
     for (const auto& caption : batch.captions) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dalle/core/str.h"
 #include "dalle/evaluation/code_usage.h"
 #include "dalle/generation/picture_quality.h"
 #include "dalle/layers/relaxation.h"
@@ -97,6 +98,7 @@ Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, con
   evaluation::CodeUsage usage(config.model.vocab_size);
   Sums sums;
   for (const auto& [first, size] : own_batches(count, config.validation.batch_size, ranks)) {
+    ranks.note(str("validation, sample ", first));
     const auto batch = data::load_range(validation, config.data, config.model.image_size, first, size);
     const Tensor pixels = to_unit_range(batch.images, model.device());
     const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);

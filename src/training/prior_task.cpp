@@ -158,6 +158,7 @@ PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count) con
   const c10::NoGradGuard no_grad;
   PriorLosses losses;
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
+    ranks().note(str("validation, sample ", first));
     const auto batch = source.range(config_.data, image_size(), first, size);
     losses.add(model_, caption_ids(batch.captions), image_tokens(batch));
   }

@@ -30,10 +30,12 @@ void make_directory(const fs::path& path) {
   if (error) throw FileError(Problem{"cannot create directory " + path.string(), "", error.message(), ""});
 }
 
-// A name in `root` other than the lock file's, or "" where there is none.
+// A name in `root`, or "" where there is none but the lock file's and what a process left that was killed while it wrote
+// the config.
 std::string first_entry(const fs::path& root) {
   for (const auto& entry : fs::directory_iterator(root)) {
-    if (entry.path().filename() != kLockName) return entry.path().filename().string();
+    const std::string name = entry.path().filename().string();
+    if (name != kLockName && !name.starts_with("config.yaml.tmp-")) return name;
   }
   return "";
 }

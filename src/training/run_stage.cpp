@@ -125,21 +125,35 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
             << ")\n";
 }
 
-Ranks join_ranks(const cli::Invocation& call) {
+Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds) {
   const auto environment = distributed::read_launch_environment();
   set_num_threads(call.threads > 0 ? call.threads : threads_of_rank(environment));
   const at::Device device = select_device(device_of_rank(call.device, environment));
-  Ranks ranks{distributed::init(device), device};
-  if (const int rank = ranks.communicator->rank(); rank > 0) {
-    set_console_prefix(str("[rank ", rank, "] "));
+  if (environment.rank > 0) {
+    set_console_prefix(str("[rank ", environment.rank, "] "));
     set_console_level(LogLevel::kWarning);
   }
-  return ranks;
+  const distributed::Watch watch{
+      .timeout = std::chrono::seconds(timeout_seconds),
+      .end = [name = call.command](const std::string& message) { cli::end_at_once(name, message); }};
+  // The backends' own limit, the last resort: where ranks wait for each other and all of them say that they live.
+  const auto longest = std::max(std::chrono::seconds(2 * timeout_seconds), std::chrono::seconds(600));
+  return {distributed::init(device, longest, watch), device};
+}
+
+int run_as_rank(distributed::Communicator& communicator, const std::function<int()>& body) {
+  int exit_code = cli::kFailed;
+  distributed::tell_failure(communicator, [&] { exit_code = body(); });
+  communicator.leave();
+  return exit_code;
 }
 
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,
              distributed::Communicator& communicator) {
+  communicator.note("the start", distributed::Pace::kOpenEnded);
   require_same_run(communicator, call.resolved_config, task.data_plan());
+  distributed::require_agreement(communicator, {{"--resume", call.resume ? "given" : "not given",
+                                                 "every rank must be given it, and see the same run directory"}});
   for (const auto& line : distributed::self_test(communicator, task.device())) log_info(line);
   if (const TrainingCost cost = task.cost(); cost.flops_per_sample > 0) {
     setup.matrix_speed = measure_matrix_speed(task.device(), cost.dtype);
@@ -155,7 +169,9 @@ int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call
   log_info(str(call.command, ": ", root));
   const std::string ranks = communicator.world_size() > 1 ? str(communicator.world_size(), " ranks of ") : "";
   log_info(str("device: ", ranks, describe_device(task.device()), "; parameters: ", task.module().num_parameters()));
-  const bool done = trainer.run(*run);
+  bool done = false;
+  // Told while the trainer is there: it waits for files when it goes.
+  distributed::tell_failure(communicator, [&] { done = trainer.run(*run); });
   communicator.barrier();  // rank 0 serves the others to the end
   if (done) log_info(str(call.command, ": done at step ", trainer.step(), ", ", root));
   return done ? cli::kDone : cli::kStopped;

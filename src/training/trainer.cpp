@@ -165,6 +165,8 @@ std::vector<PreparedBatch> Trainer::next_batches() {
   const StepContext context{
       .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
   std::vector<PreparedBatch> batches;
+  if (has_begun_) note("reading data");  // to open it may take any time
+  has_begun_ = true;
   const int64_t ranks = communicator_.world_size();
   for (int64_t done = 0; done < trainer.batch_size; done += trainer.micro_size(ranks) * ranks) {
     throughput_.begin_wait();
@@ -198,6 +200,7 @@ void Trainer::train_step() {
 
   accumulate(batches, context);
   reduce_losses();
+  note("update");
 
   optim::GradientNorms norms = gradient_norms();
   const Tensor norm = optim::global_norm(norms);
@@ -229,10 +232,12 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
   if (sharded_) sharded_->begin_step();
   task_.begin_step(batches, context);
   for (size_t i = 0; i < batches.size(); ++i) {
+    note(str("forward pass ", i + 1, " of ", batches.size()));
     const StepOutput output = task_.training_step(batches[i], context);
     const bool is_last = i + 1 == batches.size();
     if (sharded_) sharded_->begin_pass(is_last);
     if (reducer_ && is_last) reducer_->arm();
+    note(str("backward pass ", i + 1, " of ", batches.size()));
     output.loss.backward();
     if (sharded_) sharded_->end_pass();
     micro_losses_.push_back(output.loss.detach());

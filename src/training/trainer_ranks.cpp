@@ -12,8 +12,13 @@
 
 namespace dalle::training {
 
+void Trainer::note(const std::string& place, distributed::Pace pace) {
+  communicator_.note(str("step ", step_, ", ", place), pace);
+}
+
 // One sum of a few numbers on the host: beside the losses' counts it carries all else that a step has to agree on.
 void Trainer::agree_on_step(const std::vector<PreparedBatch>& batches, StepContext& context) {
+  note("counting the batch");
   if (!parts_under_way_ && writer_.is_done()) writer_.finish();  // throws what has failed
   const bool is_repeated = setup_.trainer.overfit_one_batch && num_captions_ > 0;
   double captions = 0, truncated = 0;

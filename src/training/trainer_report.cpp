@@ -111,6 +111,7 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
     scope.emplace(*ema_);
   }
   if (validate) {
+    note("validation");
     const Metrics values = task_.evaluate(step_);
     if (!values.empty()) {
       if (is_first_rank()) write_line("validation", values);
@@ -120,6 +121,7 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
     }
     if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
   }
+  note("drawing pictures", distributed::Pace::kOpenEnded);
   if (is_first_rank()) {
     if (validate) {
       for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);

@@ -121,6 +121,7 @@ void Trainer::join_checkpoint_parts() {
 }
 
 void Trainer::settle_checkpoint() {
+  note("saving", distributed::Pace::kOpenEnded);
   if (parts_under_way_) join_checkpoint_parts();
   writer_.finish();
   communicator_.await(0);

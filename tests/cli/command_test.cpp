@@ -48,7 +48,8 @@ struct Outcome {
 
 /// Calls a command in this process; `body` replaces what it runs.
 Outcome run(
-    std::vector<std::string> arguments, const std::function<int()>& body = [] { return int{kDone}; }) {
+    std::vector<std::string> arguments, const std::function<int()>& body = [] { return int{kDone}; },
+    const std::function<bool()>& is_restart = nullptr) {
   Outcome outcome;
   arguments.insert(arguments.begin(), "train-x");
   std::vector<char*> argv;
@@ -65,7 +66,8 @@ Outcome run(
       [&](const Config& config, const Invocation& call) {
         outcome.checked = config;
         outcome.call = call;
-      });
+      },
+      is_restart);
   outcome.out = ::testing::internal::GetCapturedStdout();
   outcome.err = ::testing::internal::GetCapturedStderr();
   return outcome;
@@ -246,6 +248,29 @@ TEST_F(Command, ResumeRefusesOtherKeysWithBothValues) {
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("trainer.lr"), HasSubstr("'0.5'"), HasSubstr("'0.25'")));
   write_file(config, "name: other\ndata: pictures\ntrainer:\n  num_steps: 5\n");
   EXPECT_THAT(run({config, "--resume=" + dir}).err, AllOf(HasSubstr("'tiny'"), HasSubstr("'other'")));
+}
+
+TEST_F(Command, ARestartOfTheLauncherGoesOnWithTheRun) {
+  const std::string dir = make_run();
+  const auto run_anew = [&](std::vector<std::string> arguments, bool is_restart) {
+    return run(
+        std::move(arguments), [] { return int{kDone}; }, [=] { return is_restart; });
+  };
+  const Outcome again = run_anew({config, "--run-dir", dir, "--set", "trainer.num_steps=9"}, true);
+  EXPECT_EQ(again.code, kDone) << again.err;
+  EXPECT_TRUE(again.call.resume);
+  EXPECT_EQ(again.call.run_dir, dir);
+  EXPECT_EQ(again.ran->trainer.num_steps, 9);
+  EXPECT_FALSE(run_anew({config, "--run-dir", dir}, false).call.resume);
+  // What may not change in the middle of a run still may not.
+  EXPECT_EQ(run_anew({config, "--run-dir", dir, "--set", "trainer.lr=0.25"}, true).code, kUsage);
+  // Killed before it had a config; and a command from which no run can be told.
+  const Outcome early = run_anew({config, "--run-dir", (scratch / "none").string()}, true);
+  EXPECT_EQ(early.code, kDone) << early.err;
+  EXPECT_FALSE(early.call.resume);
+  const Outcome nameless = run_anew({config}, true);
+  EXPECT_FALSE(nameless.call.resume);
+  EXPECT_THAT(nameless.err, HasSubstr("without --run-dir"));
 }
 
 TEST_F(Command, ResumeNeedsARun) {

@@ -180,5 +180,24 @@ TEST(LaunchEnvironment, ListsOfHosts) {
   }
 }
 
+TEST(LaunchEnvironment, ARestartIsWhatTheLauncherCountsAsOne) {
+  const auto is_restart_with = [](const Values& values) {
+    return is_restart_by([&](const char* name) -> const char* {
+      const auto found = values.find(name);
+      return found == values.end() ? nullptr : found->second.c_str();
+    });
+  };
+  EXPECT_TRUE(is_restart_with(kTorchrun));
+  EXPECT_FALSE(is_restart_with(with(kTorchrun, {{"TORCHELASTIC_RESTART_COUNT", "0"}})));
+  EXPECT_FALSE(is_restart_with(kSlurm));
+  EXPECT_FALSE(is_restart_with(with(kSlurm, {{"SLURM_RESTART_COUNT", "0"}})));
+  EXPECT_TRUE(is_restart_with(with(kSlurm, {{"SLURM_RESTART_COUNT", "1"}})));
+  EXPECT_FALSE(is_restart_with({}));
+  EXPECT_THAT(message_of<ConfigError>([&] {
+                is_restart_with({{"SLURM_RESTART_COUNT", "once"}});
+              }),
+              HasSubstr("SLURM_RESTART_COUNT"));
+}
+
 }  // namespace
 }  // namespace dalle::distributed

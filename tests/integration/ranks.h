@@ -12,10 +12,12 @@ namespace dalle::integration {
 class RankProcesses {
  public:
   using ArgumentsOf = std::function<std::vector<std::string>(int rank)>;
-  RankProcesses(int size, const std::string& command, const ArgumentsOf& arguments_of) {
+  using Adjust = std::function<void(int rank, Launch& launch)>;
+  RankProcesses(int size, const std::string& command, const ArgumentsOf& arguments_of, const Adjust& adjust = nullptr) {
     const int port = testing::free_port();
     for (int rank = 0; rank < size; ++rank) {
-      const Launch launch{.environment = testing::rank_variables(rank, size, port)};
+      Launch launch{.environment = testing::rank_variables(rank, size, port)};
+      if (adjust) adjust(rank, launch);
       processes_.push_back(std::make_unique<Process>(command, arguments_of(rank), launch));
     }
   }

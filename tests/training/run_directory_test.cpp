@@ -45,6 +45,13 @@ TEST(RunDirectory, EmptyDirectoriesMayBeUsed) {
   EXPECT_NO_THROW(RunDirectory::create(scratch.path(), "x"));
 }
 
+TEST(RunDirectory, WhatAKilledStartLeftIsNotInTheWay) {
+  const testing::TempDirectory scratch("run-killed");
+  write_file(scratch / ".lock", "12345\n");
+  write_file(scratch / "config.yaml.tmp-12345", "trainer:\n  num_st");
+  EXPECT_EQ(read_file(RunDirectory::create(scratch.path(), "x").config_file()), "x");
+}
+
 TEST(RunDirectory, UsedDirectoriesAreRefusedAndLeftAlone) {
   const testing::TempDirectory scratch("run-used");
   write_file(scratch / "thesis.txt", "years of work");

@@ -36,6 +36,7 @@ struct CommandSpec {
   std::function<config::Node(const config::Node&)> complete;  // load, validate, dump: all fields filled in
   std::function<int(const config::Node&, const Invocation&)> run;
   std::function<void(const config::Node&, const Invocation&)> check;
+  std::function<bool()> is_restart;  // by a launcher, with the same arguments: then the run in --run-dir goes on
 };
 
 int run_command(const CommandSpec& spec, int argc, char** argv);
@@ -46,7 +47,8 @@ std::vector<std::string> common_flags();
 template <class Config>
 int run_config_command(std::string name, std::string summary, int argc, char** argv,
                        std::function<int(const Config&, const Invocation&)> run,
-                       std::function<void(const Config&, const Invocation&)> check) {
+                       std::function<void(const Config&, const Invocation&)> check,
+                       std::function<bool()> is_restart = nullptr) {
   CommandSpec spec;
   spec.name = std::move(name);
   spec.summary = std::move(summary);
@@ -58,6 +60,7 @@ int run_config_command(std::string name, std::string summary, int argc, char** a
   spec.check = [check](const config::Node& node, const Invocation& call) {
     check(config::load_config<Config>(node), call);
   };
+  spec.is_restart = std::move(is_restart);
   return run_command(spec, argc, argv);
 }
 
@@ -86,5 +89,9 @@ int run_flags_command(std::string name, std::string summary, std::string positio
 
 /// Calls `body` and turns what it throws into a message on stderr and an exit code. The only catch of the program.
 int guarded(const std::string& name, const std::function<int()>& body);
+
+/// Prints an error as guarded() does and ends the process with exit code 1, without a look at what other threads do: for a
+/// thread that sees that the main one waits in vain.
+[[noreturn]] void end_at_once(const std::string& name, const std::string& message);
 
 }  // namespace dalle::cli

@@ -1,6 +1,7 @@
 // Short texts between ranks: what all of them must have the same, and what the first rank does for all.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <optional>
 #include <string>
@@ -30,5 +31,11 @@ void require_agreement(Communicator& communicator, const std::vector<Fact>& fact
 /// Calls `act` on rank 0 and gives its text to all ranks. Where it throws, every rank throws: rank 0 what it threw, the
 /// others the same message as ConfigError (or, where it was none, as Error), so that nobody waits for a rank that is gone.
 std::string on_first_rank(Communicator& communicator, const std::function<std::string()>& act);
+
+/// What an exception says, without the trace that LibTorch's carry.
+std::string error_text(const std::exception& error);
+
+/// Calls `work`. Where it throws, the other ranks are told before anything outside of it is torn down.
+void tell_failure(Communicator& communicator, const std::function<void()>& work);
 
 }  // namespace dalle::distributed

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "dalle/core/tensor.h"
@@ -23,6 +25,12 @@ class Pending {
 
  private:
   std::function<void()> wait_;
+};
+
+/// How long a rank may stay at one place before the others, waiting for it, take it for hung.
+enum class Pace {
+  kSteady,     // Watch::timeout
+  kOpenEnded,  // any time: for what may rightly take long, such as starting, drawing and saving
 };
 
 class Communicator {
@@ -47,6 +55,15 @@ class Communicator {
   /// takes part in as many such calls. It must not outlive this communicator. Throws c10::Error where it cannot be made.
   virtual std::unique_ptr<Communicator> subgroup(const std::vector<int>& ranks);
 
+  // What the others are told of this rank where ranks watch over each other (see Watch); else nothing happens.
+
+  /// Where this rank is ("step 12, backward pass"), until the next call.
+  virtual void note(const std::string& /*place*/, Pace /*pace*/ = Pace::kSteady) {}
+  /// An error ends this rank; the others end with this message. To be called before anything is torn down.
+  virtual void fail(const std::string& /*message*/) {}
+  /// This rank ends well: its silence is no loss from now on. To be called last, once all ranks have come to the end.
+  virtual void leave() {}
+
   // The same begun now and waited for later. Tensors are contiguous. Unless a communicator does better, all is done at once.
 
   virtual Pending start_all_reduce_sum(Tensor tensor);
@@ -59,10 +76,23 @@ class Communicator {
 /// One process: rank 0 of 1.
 std::unique_ptr<Communicator> make_singleton();
 
-/// Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe (torchrun sets them; rank 0 listens on
-/// that port): Gloo where `device` is the CPU, else NCCL on that GPU, with Gloo for tensors of the host. The singleton
-/// where WORLD_SIZE is not set or 1. Throws ConfigError for variables that are missing or make no sense and for a GPU in a
-/// build without NCCL, and c10::Error where the others do not come, or do not answer a later call, within `timeout`.
-std::unique_ptr<Communicator> init(at::Device device, std::chrono::seconds timeout = std::chrono::minutes(10));
+/// Ranks that watch over each other: each says by the store of the rendezvous, from a thread of its own, that it lives, how
+/// far it is and where. A rank that is killed, stopped, cut off, hung or failed ends all others within `timeout`; one that
+/// does not come at all, within three quarters of it.
+struct Watch {
+  std::chrono::milliseconds timeout{};
+  /// Called on every other rank, once and in a thread of its own, with a message that names the lost rank and where it was
+  /// last seen. The main thread may be waiting for that rank for ever: this must end the process.
+  std::function<void(const std::string& message)> end;
+};
+
+/// Joins the group that the launcher's variables describe (see read_launch_environment: torchrun, srun, mpirun, or plain
+/// RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; rank 0 listens on that port unless the launcher does): Gloo where
+/// `device` is the CPU, else NCCL on that GPU, with Gloo for tensors of the host. The singleton where there is no launcher
+/// or one rank. Throws ConfigError for variables that are missing or make no sense and for a GPU in a build without NCCL,
+/// and c10::Error where the others do not come, or do not answer a later call, within `timeout`; with a watch that is the
+/// last resort, and should be longer than the watch's own.
+std::unique_ptr<Communicator> init(at::Device device, std::chrono::seconds timeout = std::chrono::minutes(10),
+                                   const std::optional<Watch>& watch = std::nullopt);
 
 }  // namespace dalle::distributed

@@ -35,6 +35,11 @@ using GetVariable = std::function<const char*(const char* name)>;
 LaunchEnvironment read_launch_environment(const GetVariable& get);
 LaunchEnvironment read_launch_environment();  // of this process
 
+/// Whether the launcher has started this command before, with the same arguments, and starts it again: torchrun after a
+/// failure (--max-restarts), Slurm after a requeue.
+bool is_restart_by(const GetVariable& get);
+bool is_restart();  // of this process
+
 /// "node[003-010,12],other" -> node003, ... node010, node12, other. Throws ConfigError where it is no such list.
 std::vector<std::string> expand_host_list(const std::string& list);
 

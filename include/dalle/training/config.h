@@ -38,6 +38,7 @@ struct TrainerConfig {
   bool activation_checkpointing = false;
   Sharding sharding = Sharding::kNone;
   int64_t shard_group_size = 0;
+  int64_t timeout_seconds = 120;
   bool overfit_one_batch = false;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
@@ -94,6 +95,10 @@ struct TrainerConfig {
           {.changeable = true});
     field("shard_group_size", self.shard_group_size,
           "ranks that share one copy with sharding hybrid; 0 = those of a machine", {.min = 0, .changeable = true});
+    field("timeout_seconds", self.timeout_seconds,
+          "when a rank is killed, hangs or fails, all others stop within this time; no rank may take more than half "
+          "of it for one pass while others wait",
+          {.min = 5, .max = 86400, .unit = "seconds", .changeable = true});
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
     field("profile_from_step", self.profile_from_step,

@@ -22,9 +22,13 @@ struct Ranks {
   at::Device device;
 };
 
-/// Joins the ranks that a launcher has started. All but the first keep quiet on the console but for warnings and errors,
-/// which name their rank.
-Ranks join_ranks(const cli::Invocation& call);
+/// Joins the ranks that a launcher has started, which from then on watch over each other: where one is lost the others end
+/// within the time, with exit code 1 (distributed::Watch). All but the first keep quiet on the console but for warnings and
+/// errors, which name their rank.
+Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds);
+
+/// What `body` returns, done as one of these ranks: the others learn of what it throws, and that this rank ends well.
+int run_as_rank(distributed::Communicator& communicator, const std::function<int()>& body);
 
 /// Makes sure that all ranks do the same, creates or opens the run directory, logs what will be done, trains, and returns
 /// the exit code.
@@ -34,16 +38,18 @@ int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call
 /// The whole of a train-* command's run.
 template <class Task, class Config>
 int run_stage(const Config& config, const cli::Invocation& call) {
-  const Ranks ranks = join_ranks(call);
-  Task task(config, ranks.device);
-  return run_task(task,
-                  {.trainer = config.trainer,
-                   .optimizer = config.optimizer,
-                   .learning_rate = config.learning_rate,
-                   .resolved_config = call.resolved_config,
-                   .resume = call.resume,
-                   .checkpoint = call.checkpoint},
-                  call, *ranks.communicator);
+  const Ranks ranks = join_ranks(call, config.trainer.timeout_seconds);
+  return run_as_rank(*ranks.communicator, [&] {
+    Task task(config, ranks.device);
+    return run_task(task,
+                    {.trainer = config.trainer,
+                     .optimizer = config.optimizer,
+                     .learning_rate = config.learning_rate,
+                     .resolved_config = call.resolved_config,
+                     .resume = call.resume,
+                     .checkpoint = call.checkpoint},
+                    call, *ranks.communicator);
+  });
 }
 
 }  // namespace dalle::training

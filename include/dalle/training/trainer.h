@@ -69,6 +69,8 @@ class Trainer {
   }
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
   bool is_first_rank() const { return communicator_.rank() == 0; }
+  /// Tells the other ranks where this one is.
+  void note(const std::string& place, distributed::Pace pace = distributed::Pace::kSteady);
   /// Sums over ranks what a step must know before its backward passes: what losses divide by (into `context`), captions
   /// and bad samples so far, and whether a signal has come to any rank.
   void agree_on_step(const std::vector<PreparedBatch>& batches, StepContext& context);
@@ -147,6 +149,7 @@ class Trainer {
   };
   std::optional<PartsUnderWay> parts_under_way_;
   CheckpointWriter writer_;
+  bool has_begun_ = false;              // has read its first batch
   bool stop_agreed_ = false;            // a signal has come to some rank
   int64_t num_captions_ = 0;            // read since the start of the run, by all ranks
   int64_t num_truncated_captions_ = 0;  // of them
