@@ -62,10 +62,11 @@ struct CompressedMatrix {
   std::string name;  // unique; names its Q0
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t rank = 0;  // of its own; 0 = that of all
 
   int64_t elements() const { return rows * cols; }
-  /// Of both factors: min(rank, rows, cols) * (rows + cols).
-  int64_t factor_elements(int64_t rank) const;
+  /// Of both factors: min(rank, rows, cols) * (rows + cols). Its own rank goes before the one that is given.
+  int64_t factor_elements(int64_t common_rank) const;
 };
 
 /// 1 - factors / gradients, counted in numbers: the "compression rate" of the paper's table 1.
@@ -97,7 +98,7 @@ class PowerSgd {
   /// its ranks' results are to be added.
   Tensor reduce_rest(std::vector<Tensor>& others, Communicator& ranks);
 
-  /// The global gradient [rows, cols], where the norm is finite. The error buffer becomes E - G^ / ranks where the factors
+  /// The global gradient [rows, cols]; NaN where this matrix is a reason for a norm that is not finite. The error buffer becomes E - G^ / ranks where the factors
   /// are finite on every rank; else it stays where it is finite itself; else it is zeroed.
   Tensor decompress(size_t matrix);
 
@@ -123,7 +124,7 @@ class PowerSgd {
     int64_t m = 0, n = 0, rank = 0;
     Tensor q0_NR;
     Tensor error_MN;      // in `options`, or int16 of 1-6-9
-    Tensor gradient_bad;  // bool scalar: a gradient of this update was not finite here
+    Tensor gradient_bad;  // bool scalar: a gradient of this update was not finite here; after reduce_rest() on any rank
     Tensor factors_bad;   // bool scalar: so the error buffer or a factor; after reduce_rest() on any rank
     Tensor p_MR, q_NR;    // of this update, the same on every rank
   };

@@ -15,6 +15,7 @@
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/schedule.h"
 #include "dalle/text/tokenizer_trainer.h"
+#include "dalle/training/gradient_compression.h"
 #include "dalle/training/health.h"
 #include "dalle/training/sharding.h"
 
@@ -38,6 +39,7 @@ struct TrainerConfig {
   bool activation_checkpointing = false;
   Sharding sharding = Sharding::kNone;
   int64_t shard_group_size = 0;
+  CompressionConfig gradient_compression;
   bool overfit_one_batch = false;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
@@ -94,6 +96,7 @@ struct TrainerConfig {
           {.changeable = true});
     field("shard_group_size", self.shard_group_size,
           "ranks that share one copy with sharding hybrid; 0 = those of a machine", {.min = 0, .changeable = true});
+    field("gradient_compression", self.gradient_compression, "PowerSGD (paper 2.5, E.2)");
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
     field("profile_from_step", self.profile_from_step,
