@@ -165,7 +165,6 @@ Tensor PowerSgd::reduce_rest(std::vector<Tensor>& others, Communicator& ranks) {
     const Tensor bad = sums.back().gt(0);
     any_bad = bad.any();
     for (size_t i = 0; i < buffers_.size(); ++i) {
-      buffers_[i].gradient_bad = bad[static_cast<int64_t>(2 * i)];
       buffers_[i].factors_bad = bad[static_cast<int64_t>(2 * i + 1)];
       if (!buffers_[i].q_NR.defined()) continue;  // a matrix that has no gradient
       norm_squared += at::linalg_vector_norm(buffers_[i].q_NR).to(at::kDouble).square();
@@ -187,7 +186,6 @@ Tensor PowerSgd::decompress(size_t matrix) {
   const Tensor kept = error.masked_fill(not_finite(error), 0);
   store(buffers, at::where(buffers.factors_bad, kept, error - gradient / num_ranks_));
   buffers.p_MR = buffers.q_NR = Tensor();
-  gradient.masked_fill_(buffers.gradient_bad.logical_or(buffers.factors_bad), std::numeric_limits<double>::quiet_NaN());
   buffers.gradient_bad = at::zeros_like(buffers.gradient_bad);
   return buffers.transposed ? gradient.t() : gradient;
 }

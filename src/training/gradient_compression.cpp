@@ -249,7 +249,8 @@ std::vector<storage::TensorPiece> GradientCompression::state() const {
     const bool is_written = piece.is_flat ? optim::is_resblock_matrix(piece.entry) : !piece.regions.empty();
     if (!is_written) continue;
     const auto options = piece.entry.parameter->tensor.options().requires_grad(false);
-    const Tensor values = at::zeros(piece.is_flat ? at::IntArrayRef(piece.numel()) : at::IntArrayRef(piece.shape), options);
+    const Tensor values =
+        at::zeros(piece.is_flat ? at::IntArrayRef(piece.numel()) : at::IntArrayRef(piece.shape), options);
     for (size_t i = 0; i < piece.regions.size(); ++i) {
       put(piece, piece.regions[i], sums[piece.first_matrix + i], values);
     }
@@ -283,10 +284,8 @@ void GradientCompression::load_from(const std::function<Tensor(const Piece&)>& r
 
 void GradientCompression::load_state(std::vector<storage::NamedTensor>& state) {
   const auto fail = [](const std::string& expected, const std::string& got) {
-    throw CheckpointError(Problem{.place = "error buffers",
-                                  .expected = expected,
-                                  .got = got,
-                                  .hint = "it belongs to another model"});
+    throw CheckpointError(
+        Problem{.place = "error buffers", .expected = expected, .got = got, .hint = "it belongs to another model"});
   };
   std::vector<std::string> used;
   load_from([&](const Piece& piece) {
@@ -300,7 +299,8 @@ void GradientCompression::load_state(std::vector<storage::NamedTensor>& state) {
     TORCH_INTERNAL_ASSERT(!piece.is_flat, "pieces read their numbers from files");
     return sum->flatten();
   });
-  std::erase_if(state, [&](const auto& entry) { return std::find(used.begin(), used.end(), entry.name) != used.end(); });
+  std::erase_if(state,
+                [&](const auto& entry) { return std::find(used.begin(), used.end(), entry.name) != used.end(); });
   for (const auto& entry : state) {
     if (is_state(entry.name)) fail("those of the model's matrices", str("'", entry.name, "'"));
   }

@@ -152,8 +152,8 @@ TEST(Compression, NeedsReplicas) {
     expect_all_ended_with(outcomes, 2);
     EXPECT_THAT(outcomes[0].err, HasSubstr("sharding none or hybrid with gradient_compression, got " + sharding));
   }
-  const auto outcomes = train_on_ranks(place, 1, "prior", "run",
-                                       {config, "--set", "trainer.gradient_compression.num_shards=3"});
+  const auto outcomes =
+      train_on_ranks(place, 1, "prior", "run", {config, "--set", "trainer.gradient_compression.num_shards=3"});
   expect_all_ended_with(outcomes, 2);
   EXPECT_THAT(outcomes[0].err, HasSubstr("a rank that num_shards 3 divides, got rank 4"));
 }

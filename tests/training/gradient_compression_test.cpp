@@ -186,7 +186,8 @@ TEST(GradientCompression, SaysWhatItSends) {
   const int64_t elements = 4 * 256 + 2 * 1024 + 1152, factors = 4 * 64 + 2 * 160 + 176, others = 144 + 208;
   EXPECT_DOUBLE_EQ(compression.compression_rate(), 1 - static_cast<double>(factors + others) / (elements + others));
   EXPECT_EQ(compression.describe(),
-            "PowerSGD of rank 2: 7 matrices of 4,224 numbers are sent as 752, compression rate 82.2 %; of all gradients 75.9 % "
+            "PowerSGD of rank 2: 7 matrices of 4,224 numbers are sent as 752, compression rate 82.2 %; of all "
+            "gradients 75.9 % "
             "are not sent");
   // A rank at which factors are no smaller than the matrix is no compression.
   const GradientCompression none(whole_gradients(model.named_parameters(), *alone), {{.rank = 16}}, 5);

@@ -98,7 +98,7 @@ class PowerSgd {
   /// its ranks' results are to be added.
   Tensor reduce_rest(std::vector<Tensor>& others, Communicator& ranks);
 
-  /// The global gradient [rows, cols]; NaN where this matrix is a reason for a norm that is not finite. The error buffer becomes E - G^ / ranks where the factors
+  /// The global gradient [rows, cols], where the norm is finite. The error buffer becomes E - G^ / ranks where the factors
   /// are finite on every rank; else it stays where it is finite itself; else it is zeroed.
   Tensor decompress(size_t matrix);
 
@@ -124,7 +124,7 @@ class PowerSgd {
     int64_t m = 0, n = 0, rank = 0;
     Tensor q0_NR;
     Tensor error_MN;      // in `options`, or int16 of 1-6-9
-    Tensor gradient_bad;  // bool scalar: a gradient of this update was not finite here; after reduce_rest() on any rank
+    Tensor gradient_bad;  // bool scalar: a gradient of this update was not finite here
     Tensor factors_bad;   // bool scalar: so the error buffer or a factor; after reduce_rest() on any rank
     Tensor p_MR, q_NR;    // of this update, the same on every rank
   };

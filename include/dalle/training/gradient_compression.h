@@ -71,7 +71,7 @@ class GradientCompression {
   /// To be called after the last backward pass of a step: each gradient, this rank's part of a sum, becomes the sum over
   /// replicas as PowerSGD sends it. Parameters that no rank had a gradient of at the first call never get one. Returns the
   /// norm of all gradients, that of the group's other pieces included, an f32 scalar; infinite where the update must be
-  /// skipped. The gradients of matrices that are the reason are NaN then.
+  /// skipped.
   Tensor reduce();
 
   /// Part of the compressed matrices' numbers that is not sent: the "compression rate" of the paper's table 1.
@@ -101,10 +101,10 @@ class GradientCompression {
   };
   struct Piece : GradientPiece {
     std::vector<Region> regions;
-    size_t first_matrix = 0;                          // of the regions, among those of powersgd_
+    size_t first_matrix = 0;                         // of the regions, among those of powersgd_
     std::vector<std::pair<int64_t, int64_t>> exact;  // flat: numbers [begin, end) of the piece that are in no region
-    Tensor carried;                                   // flat, of the piece: to be added to the exact numbers once
-    bool is_present = true;                           // some rank has a gradient of it
+    Tensor carried;                                  // flat, of the piece: to be added to the exact numbers once
+    bool is_present = true;                          // some rank has a gradient of it
 
     int64_t numel() const { return entry.parameter->tensor.numel(); }
     int64_t num_cols() const;
@@ -115,7 +115,7 @@ class GradientCompression {
   };
   static Cut cut(const std::vector<GradientPiece>& pieces, const CompressionConfig& config);
   static std::vector<std::pair<distributed::CompressedMatrix, Region>> regions_of(const GradientPiece& piece,
-                                                                                   const CompressionConfig& config);
+                                                                                  const CompressionConfig& config);
   GradientCompression(GradientShare share, Cut cut, const CompressionConfig& config, uint64_t seed);
   friend std::vector<distributed::CompressedMatrix> compressed_matrices(const std::vector<GradientPiece>& pieces,
                                                                         const CompressionConfig& config);
