@@ -45,7 +45,9 @@ Tensor flattened(const std::vector<Tensor>& parts) {
 
 }  // namespace
 
-int64_t CompressedMatrix::factor_elements(int64_t rank) const { return std::min({rank, rows, cols}) * (rows + cols); }
+int64_t CompressedMatrix::factor_elements(int64_t common_rank) const {
+  return std::min({rank > 0 ? rank : common_rank, rows, cols}) * (rows + cols);
+}
 
 double compression_rate(std::span<const CompressedMatrix> matrices, int64_t rank) {
   double factors = 0, gradients = 0;
@@ -71,7 +73,7 @@ PowerSgd::PowerSgd(std::vector<CompressedMatrix> matrices, const PowerSgdConfig&
     Buffers buffers{.transposed = matrix.rows > matrix.cols,
                     .m = std::min(matrix.rows, matrix.cols),
                     .n = std::max(matrix.rows, matrix.cols)};
-    buffers.rank = std::min(config.rank, buffers.m);
+    buffers.rank = std::min(matrix.rank > 0 ? matrix.rank : config.rank, buffers.m);
     const RandomKey key = random_key(seed, Purpose::kInit, stable_hash("powersgd." + matrix.name));
     buffers.q0_NR = normal(key, buffers.n * buffers.rank).view({buffers.n, buffers.rank}).to(options);
     store(buffers, at::zeros({buffers.m, buffers.n}, options));
@@ -225,9 +227,9 @@ void PowerSgd::load_error_sums(const std::vector<Tensor>& sums, int64_t num_rank
   };
   if (sums.size() != matrices_.size()) fail(dalle::str(matrices_.size(), " tensors"), dalle::str(sums.size()));
   for (size_t i = 0; i < sums.size(); ++i) {
-    const auto& [name, rows, cols] = matrices_[i];
+    const int64_t rows = matrices_[i].rows, cols = matrices_[i].cols;
     if (sums[i].sizes() == at::IntArrayRef({rows, cols})) continue;
-    fail(dalle::str("'", name, "' of shape [", rows, ", ", cols, "]"), dalle::str(sums[i].sizes()));
+    fail(dalle::str("'", matrices_[i].name, "' of shape [", rows, ", ", cols, "]"), dalle::str(sums[i].sizes()));
   }
   for (size_t i = 0; i < sums.size(); ++i) {
     const Tensor share = sums[i].to(options_) / num_ranks;

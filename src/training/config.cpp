@@ -11,6 +11,16 @@ void TrainerConfig::validate(const std::string& place) const {
         Problem{place, str("batch_size divisible by micro_batch_size ", micro_batch_size), str(batch_size), ""});
   }
   if (ema_decay >= 1) throw ConfigError(Problem{place, "ema_decay below 1", str(ema_decay), ""});
+  if (!gradient_compression.enabled) return;
+  if (sharding == Sharding::kFull || sharding == Sharding::kOptimizer) {
+    throw ConfigError(Problem{place, "sharding none or hybrid with gradient_compression", str(enum_name(sharding)),
+                              "PowerSGD compresses what replicas send each other, and here there is one copy alone; "
+                              "take hybrid, or gradient_compression.enabled: false"});
+  }
+  if (sharding == Sharding::kHybrid && gradient_compression.num_shards > 1) {
+    throw ConfigError(Problem{place, "gradient_compression.num_shards 1 with sharding hybrid",
+                              str(gradient_compression.num_shards), "the parts of a group's ranks are the shards"});
+  }
 }
 
 void TrainerConfig::require_shares(int64_t world_size) const {

@@ -126,10 +126,12 @@ std::vector<NamedTensor> ShardedModel::optimizer_state_from(const TensorFiles& f
                                     .got = shape == nullptr ? "none" : dalle::str(at::IntArrayRef(*shape))});
     }
   }
-  if (num_known != files.names().size()) {
+  const auto names = files.names();  // error buffers and scales are the loop's
+  const auto num_others = static_cast<size_t>(std::count_if(names.begin(), names.end(), GradientCompression::is_state));
+  if (num_known + num_others != names.size()) {
     throw CheckpointError(Problem{.place = place,
                                   .expected = "state of the model's parameters",
-                                  .got = str(files.names().size() - num_known, " other tensors"),
+                                  .got = str(names.size() - num_known - num_others, " other tensors"),
                                   .hint = "it belongs to another model"});
   }
   const auto add = [&](const std::string& name, const auto& read_moment) {

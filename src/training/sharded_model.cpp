@@ -262,9 +262,11 @@ void ShardedModel::end_pass() {
   if (reducing_ != nullptr) settle(*std::exchange(reducing_, nullptr));
   if (!is_last_pass_) return;
   if (root_ != nullptr) release(*root_);
-  std::vector<distributed::Pending> sums;
-  for (const auto& unit : units_) sums.push_back(replicas_->start_all_reduce_sum(unit->gradient));
-  for (auto& sum : sums) sum.wait();
+  if (sums_replicas_) {
+    std::vector<distributed::Pending> sums;
+    for (const auto& unit : units_) sums.push_back(replicas_->start_all_reduce_sum(unit->gradient));
+    for (auto& sum : sums) sum.wait();
+  }
   if (whole_reducer_) whole_reducer_->finish();
   if (!knows_gradients_) agree_on_gradients();
   for (const auto& unit : units_) {
@@ -287,6 +289,24 @@ void ShardedModel::agree_on_gradients() {
     for (size_t i = 0; i < unit->has_gradient.size(); ++i) unit->has_gradient[i] = *next++ > 0;
   }
   knows_gradients_ = true;
+}
+
+GradientShare ShardedModel::leave_replicas() {
+  sums_replicas_ = false;
+  GradientShare share{.replicas = replicas_.get(), .group = group_.get()};
+  auto piece = pieces_.begin();
+  for (const auto& unit : units_) {
+    for (const auto& slice : unit->flat->slices()) {
+      const layers::Parameter& whole = *unit->parameters[slice.tensor].parameter;
+      share.pieces.push_back({.entry = *piece++,
+                              .shape = whole.tensor.sizes().vec(),
+                              .is_flat = true,
+                              .begin = slice.begin,
+                              .channels_last = whole.channels_last});
+    }
+  }
+  share.already_summed.assign(piece, pieces_.end());
+  return share;
 }
 
 optim::GradientNorms ShardedModel::gradient_norms() {

@@ -89,11 +89,7 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
     ema_.emplace(sharded_ ? sharded_->parts() : parameters_, trainer.ema_decay, trainer.ema_interval_steps);
   }
   if (!setup_.resume && !trainer.init_from.empty()) initialize_from(trainer.init_from);
-  if (communicator.world_size() > 1 && !sharded_) {
-    std::vector<Tensor> weights;
-    for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor);
-    reducer_ = std::make_unique<distributed::GradientReducer>(std::move(weights), communicator);
-  }
+  set_up_gradients();
 }
 
 Trainer::~Trainer() = default;
@@ -115,6 +111,7 @@ void Trainer::start() {
   const int64_t position = setup_.trainer.overfit_one_batch ? 0 : step_ * setup_.trainer.batch_size;
   loader_ = task_.make_loader(setup_.trainer.micro_size(communicator_.world_size()), position);
   if (sharded_) log_info(sharded_->describe());
+  if (compression_) log_info(compression_->describe());
   log_info(optim::describe(optim::parameter_groups(parameters_, setup_.optimizer.weight_decay)));
   if (!resumed_config_.empty()) record_config_changes(resumed_config_);
   reported_step_ = step_;
@@ -199,11 +196,12 @@ void Trainer::train_step() {
   agree_on_step(batches, context);
 
   accumulate(batches, context);
+  const std::optional<Tensor> known_norm = finish_gradients();
   reduce_losses();
   note("update");
 
   optim::GradientNorms norms = gradient_norms();
-  const Tensor norm = optim::global_norm(norms);
+  const Tensor norm = known_norm ? *known_norm : optim::global_norm(norms);
   const Tensor skip = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
   while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
   const double learning_rate = learning_rate_.at(step_);
@@ -249,7 +247,6 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
       for (size_t k = 0; k < shares.size(); ++k) step_metrics_[k].second = step_metrics_[k].second + shares[k].second;
     }
   }
-  if (reducer_) reducer_->finish();
 }
 
 void Trainer::after_step() {

@@ -31,10 +31,11 @@ void Trainer::write_checkpoint() {
   if (saved_step_ == step_) return;
   settle_checkpoint();
   require_same_state();
+  auto gradients = gradient_state();
   if (sharded_) {
-    start_checkpoint_parts();
+    start_checkpoint_parts(std::move(gradients));
   } else if (is_first_rank()) {
-    start_checkpoint();
+    start_checkpoint(gradients);
   }
   saved_step_ = step_;
 }
@@ -59,11 +60,13 @@ storage::Checkpoint Trainer::checkpoint_texts() const {
   return checkpoint;
 }
 
-void Trainer::start_checkpoint() {
+void Trainer::start_checkpoint(const std::vector<storage::TensorPiece>& gradients) {
   storage::Checkpoint checkpoint = checkpoint_texts();
   checkpoint.model = copied_to_host(models::named_tensors(task_.module()));
   if (ema_) checkpoint.ema = copied_to_host(ema_->tensors());
-  checkpoint.optimizer = copied_to_host(optimizer_.state());
+  auto optimizer = optimizer_.state();
+  for (const auto& piece : gradients) optimizer.push_back({piece.name, piece.values.view(piece.shape)});
+  checkpoint.optimizer = copied_to_host(std::move(optimizer));
   writer_.start([checkpoint = std::move(checkpoint), root = run_->root(), folder = run_->checkpoint(step_),
                  keep = setup_.trainer.keep_checkpoints]() mutable {
     checkpoint.identities["model"] = models::identity_of(checkpoint.model_config_yaml, checkpoint.model);
@@ -77,7 +80,7 @@ void Trainer::start_checkpoint() {
 }
 
 // Each rank of the first group writes its parts; the others hold the same.
-void Trainer::start_checkpoint_parts() {
+void Trainer::start_checkpoint_parts(std::vector<storage::TensorPiece> gradients) {
   PartsUnderWay parts{.folder = run_->checkpoint(step_), .texts = checkpoint_texts()};
   parts.begun =
       distributed::on_first_rank(communicator_, [&] { return storage::begin_checkpoint(parts.folder).string(); });
@@ -85,7 +88,9 @@ void Trainer::start_checkpoint_parts() {
     storage::CheckpointPart part{.number = sharded_->part(), .num_parts = sharded_->group_size()};
     part.model = copied_to_host(sharded_->weights_as_pieces());
     if (ema_) part.ema = copied_to_host(sharded_->as_pieces(ema_->tensors()));
-    part.optimizer = copied_to_host(sharded_->optimizer_as_pieces(optimizer_.state()));
+    auto optimizer = sharded_->optimizer_as_pieces(optimizer_.state());
+    std::move(gradients.begin(), gradients.end(), std::back_inserter(optimizer));
+    part.optimizer = copied_to_host(std::move(optimizer));
     writer_.start([part = std::move(part), begun = parts.begun] {
       return storage::manifest_text(storage::write_part(begun, part));
     });
@@ -162,7 +167,9 @@ void Trainer::restore() {
     restore_parts(loaded.folder);
   } else {
     models::load_parameters(task_.module(), checkpoint.model, place);
-    optimizer_.load_state(checkpoint.optimizer);
+    auto optimizer = checkpoint.optimizer;
+    load_gradient_state(optimizer);
+    optimizer_.load_state(optimizer);
     if (ema_) ema_->load(checkpoint.ema);
   }
   learning_rate_.load_state(checkpoint.scalars);
@@ -183,6 +190,7 @@ void Trainer::restore_parts(const std::filesystem::path& folder) {
   const auto place = [&](const char* kind) { return (folder / kind).string(); };
   sharded_->load(sharded_->parts_from(files("model"), place("model")));
   optimizer_.load_state(sharded_->optimizer_state_from(files("optimizer"), place("optimizer")));
+  if (compression_) compression_->load_state(files("optimizer"));
   if (ema_) ema_->load(sharded_->parts_from(files("ema"), place("ema")));
 }
 

@@ -62,10 +62,11 @@ struct CompressedMatrix {
   std::string name;  // unique; names its Q0
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t rank = 0;  // of its own; 0 = that of all
 
   int64_t elements() const { return rows * cols; }
-  /// Of both factors: min(rank, rows, cols) * (rows + cols).
-  int64_t factor_elements(int64_t rank) const;
+  /// Of both factors: min(rank, rows, cols) * (rows + cols). Its own rank goes before the one that is given.
+  int64_t factor_elements(int64_t common_rank) const;
 };
 
 /// 1 - factors / gradients, counted in numbers: the "compression rate" of the paper's table 1.

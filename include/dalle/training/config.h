@@ -15,6 +15,7 @@
 #include "dalle/optim/adamw.h"
 #include "dalle/optim/schedule.h"
 #include "dalle/text/tokenizer_trainer.h"
+#include "dalle/training/gradient_compression.h"
 #include "dalle/training/health.h"
 #include "dalle/training/sharding.h"
 
@@ -39,6 +40,7 @@ struct TrainerConfig {
   Sharding sharding = Sharding::kNone;
   int64_t shard_group_size = 0;
   int64_t timeout_seconds = 120;
+  CompressionConfig gradient_compression;
   bool overfit_one_batch = false;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
@@ -99,6 +101,7 @@ struct TrainerConfig {
           "when a rank is killed, hangs or fails, all others stop within this time; no rank may take more than half "
           "of it for one pass while others wait",
           {.min = 5, .max = 86400, .unit = "seconds", .changeable = true});
+    field("gradient_compression", self.gradient_compression, "PowerSGD (paper 2.5, E.2)");
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
     field("profile_from_step", self.profile_from_step,

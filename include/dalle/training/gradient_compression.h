@@ -2,60 +2,134 @@
 // compressed where that sends fewer numbers; all else is summed exactly. The matrices of queries, keys and values are
 // compressed apart (paper, table 2), a kernel as [out, in * height * width].
 //
+// The paper compresses each shard of a matrix for itself (E.1, E.2). Where ranks share a copy of the model (sharding
+// hybrid) a shard is the whole rows of a matrix within a rank's part of it; the ends of rows that lie on the border of a part
+// are summed exactly. Where they do not, `num_shards` cuts matrices as the paper does. A shard's rank is its part of the
+// matrix's.
+//
 // An update depends on the sums over ranks alone, of gradients and of error buffers: so a run is the same for any number of
 // ranks, one included, up to rounding.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "dalle/distributed/powersgd.h"
 #include "dalle/layers/module.h"
 #include "dalle/storage/named_tensor.h"
+#include "dalle/storage/tensor_pieces.h"
 
 namespace dalle::training {
 
+struct CompressionConfig : distributed::PowerSgdConfig {
+  bool enabled = false;
+  int64_t num_shards = 1;
+
+  static void visit_fields(auto& self, auto&& field) {
+    field("enabled", self.enabled, "replicas send each other low-rank factors of gradients in place of gradients");
+    distributed::PowerSgdConfig::visit_fields(self, field);
+    field("num_shards", self.num_shards,
+          "parts that each matrix is compressed in, with rank / num_shards each (paper: 8); with sharding hybrid the "
+          "parts of its ranks are taken",
+          {.min = 1});
+  }
+  /// Throws ConfigError where the rank cannot be shared out.
+  void validate(const std::string& place) const;
+};
+
+/// A trained parameter's gradient as a rank has it: whole, in the parameter's shape, or some neighbouring numbers, flat.
+struct GradientPiece {
+  layers::NamedParameter entry;
+  std::vector<int64_t> shape;  // of the whole parameter
+  bool is_flat = false;
+  int64_t begin = 0;           // of a flat one: its first number's place in the parameter's memory
+  bool channels_last = false;  // of a flat one: that memory is NHWC
+};
+
+/// What a rank has to sum with others.
+struct GradientShare {
+  std::vector<GradientPiece> pieces;
+  distributed::Communicator* replicas = nullptr;       // ranks with the same pieces
+  distributed::Communicator* group = nullptr;          // ranks that share one copy; none where pieces are all
+  std::vector<layers::NamedParameter> already_summed;  // over all ranks; they count in the norm alone
+};
+
+/// Of ranks that have all gradients.
+GradientShare whole_gradients(const std::vector<layers::NamedParameter>& parameters, distributed::Communicator& ranks);
+
+/// The matrices that are compressed.
+std::vector<distributed::CompressedMatrix> compressed_matrices(const std::vector<GradientPiece>& pieces,
+                                                               const CompressionConfig& config);
+
 class GradientCompression {
  public:
-  /// For the parameters that are trained: on one device, of one type, f32 or f64. `parameters` and `ranks` outlive this.
-  GradientCompression(const std::vector<layers::NamedParameter>& parameters, const distributed::PowerSgdConfig& config,
-                      uint64_t seed, distributed::Communicator& ranks);
+  /// Parameters are on one device and of one type, f32 or f64. They and the communicators outlive this.
+  GradientCompression(GradientShare share, const CompressionConfig& config, uint64_t seed);
 
   /// To be called after the last backward pass of a step: each gradient, this rank's part of a sum, becomes the sum over
-  /// ranks as PowerSGD sends it. Parameters that no rank had a gradient of at the first call never get one. Returns the norm
-  /// of all gradients, an f32 scalar; infinite where the update must be skipped.
+  /// replicas as PowerSGD sends it. Parameters that no rank had a gradient of at the first call never get one. Returns the
+  /// norm of all gradients, that of the group's other pieces included, an f32 scalar; infinite where the update must be
+  /// skipped.
   Tensor reduce();
 
-  /// The part of all trained numbers' gradients that is not sent.
+  /// Part of the compressed matrices' numbers that is not sent: the "compression rate" of the paper's table 1.
+  double matrix_rate() const;
+  /// The same of all pieces' numbers.
   double compression_rate() const;
-  /// "PowerSGD of rank 64: 24 matrices of 3,145,728 numbers are sent as 589,824; of all gradients 79 % are not sent"
+  /// "PowerSGD of rank 64: 24 matrices of 3,145,728 numbers are sent as 589,824, compression rate 81.2 %; of all gradients
+  /// 79.0 % are not sent"
   std::string describe() const;
 
-  /// "powersgd.NAME": the error buffers' sums over ranks. Every rank must call it.
-  std::vector<storage::NamedTensor> state() const;
-  /// Takes what is called so out of `state` and gives each rank its share. Buffers that it has nothing of start at 0.
+  /// "powersgd.NAME" in the parameter's shape: the error buffers' sums over ranks, for this rank's pieces; numbers that are
+  /// summed exactly have 0. They do not depend on shards, ranks or layout. Every rank must call it.
+  std::vector<storage::TensorPiece> state() const;
+  /// Takes what is called so out of `state` and gives each rank its share. Buffers that it has nothing of start at 0; what
+  /// it has of numbers that are now summed exactly is added to their next gradient.
   /// Throws CheckpointError for an unknown name or another shape.
   void load_state(std::vector<storage::NamedTensor>& state);
+  /// The same from the parts of a checkpoint, of which the pieces' numbers are read.
+  void load_state(const storage::TensorFiles& files);
+  /// Whether a tensor of the optimizer's file is one of state().
+  static bool is_state(const std::string& name);
 
  private:
-  /// Rows of a parameter's gradient that are one matrix.
-  struct Part {
-    layers::Parameter* parameter;
-    int64_t first_row = 0;
-    int64_t num_rows = 0;
+  /// Rows and columns of a parameter's gradient that are one matrix.
+  struct Region {
+    int64_t row = 0, num_rows = 0, col = 0, num_cols = 0;
   };
-  void plan();
-  /// The gradient as [dim 0, all else].
-  static Tensor matrix_of(const Tensor& gradient) { return gradient.flatten(1); }
+  struct Piece : GradientPiece {
+    std::vector<Region> regions;
+    size_t first_matrix = 0;                         // of the regions, among those of powersgd_
+    std::vector<std::pair<int64_t, int64_t>> exact;  // flat: numbers [begin, end) of the piece that are in no region
+    Tensor carried;                                  // flat, of the piece: to be added to the exact numbers once
+    bool is_present = true;                          // some rank has a gradient of it
 
-  distributed::Communicator& ranks_;
-  std::vector<Part> parts_;                 // in the order of powersgd_'s matrices
-  std::vector<layers::Parameter*> others_;  // summed exactly
+    int64_t numel() const { return entry.parameter->tensor.numel(); }
+    int64_t num_cols() const;
+  };
+  struct Cut {
+    std::vector<Piece> pieces;
+    std::vector<distributed::CompressedMatrix> matrices;
+  };
+  static Cut cut(const std::vector<GradientPiece>& pieces, const CompressionConfig& config);
+  static std::vector<std::pair<distributed::CompressedMatrix, Region>> regions_of(const GradientPiece& piece,
+                                                                                  const CompressionConfig& config);
+  GradientCompression(GradientShare share, Cut cut, const CompressionConfig& config, uint64_t seed);
+  friend std::vector<distributed::CompressedMatrix> compressed_matrices(const std::vector<GradientPiece>& pieces,
+                                                                        const CompressionConfig& config);
+  void plan();
+  static Tensor values_of(const Piece& piece, const Region& region, const Tensor& whole);
+  static void put(const Piece& piece, const Region& region, const Tensor& values, const Tensor& whole);
+  std::vector<Tensor> exact_views() const;
+  void load_from(const std::function<Tensor(const Piece&)>& read);
+
+  GradientShare share_;
+  std::vector<Piece> pieces_;
   distributed::PowerSgd powersgd_;
   int64_t rank_;
   bool is_planned_ = false;
-  std::vector<layers::Parameter*> present_;  // parameters that some rank has a gradient of
 };
 
 }  // namespace dalle::training

@@ -19,6 +19,7 @@
 #include "dalle/optim/ema.h"
 #include "dalle/optim/gradients.h"
 #include "dalle/storage/tensor_pieces.h"
+#include "dalle/training/gradient_compression.h"
 #include "dalle/training/sharding.h"
 
 namespace dalle::training {
@@ -59,6 +60,9 @@ class ShardedModel : public layers::BlockRunner {
   void end_pass();
   /// After the optimizer's step.
   void after_update();
+
+  /// This rank's gradients, for something else to sum over the replicas: from now on end_pass() gives sums over the group.
+  GradientShare leave_replicas();
 
   /// Norms of whole parameters' gradients, the same on every rank of the group.
   optim::GradientNorms gradient_norms();
@@ -114,7 +118,7 @@ class ShardedModel : public layers::BlockRunner {
   std::vector<layers::NamedParameter> all_, pieces_, parts_, whole_;
   std::unique_ptr<distributed::GradientReducer> whole_reducer_;
   layers::BlockRunner* inner_;
-  bool is_last_pass_ = false, knows_gradients_ = false;
+  bool is_last_pass_ = false, knows_gradients_ = false, sums_replicas_ = true;
 };
 
 /// While it lives every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for

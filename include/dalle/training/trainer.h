@@ -68,6 +68,11 @@ class Trainer {
     return sharded_ ? sharded_->gradient_norms() : optim::gradient_norms(parameters_);
   }
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
+  /// What sums gradients over ranks, and what stands between them and the optimizer.
+  void set_up_gradients();
+  /// After the last backward pass: gradients become those of the global batch. Returns their norm where it is not that of
+  /// gradient_norms().
+  std::optional<Tensor> finish_gradients();
   bool is_first_rank() const { return communicator_.rank() == 0; }
   /// Tells the other ranks where this one is.
   void note(const std::string& place, distributed::Pace pace = distributed::Pace::kSteady);
@@ -101,8 +106,8 @@ class Trainer {
   /// On all ranks, once all are known to hold the same. Goes to disk in the background; what fails there is thrown by
   /// a later step, save or settle_checkpoint().
   void write_checkpoint();
-  void start_checkpoint();
-  void start_checkpoint_parts();
+  void start_checkpoint(const std::vector<storage::TensorPiece>& gradients);
+  void start_checkpoint_parts(std::vector<storage::TensorPiece> gradients);
   /// On all ranks: collects what each has written and, on rank 0, starts to finish it. Throws FileError, naming the rank,
   /// where one has failed.
   void join_checkpoint_parts();
@@ -111,6 +116,10 @@ class Trainer {
   /// All of a checkpoint but its tensors.
   storage::Checkpoint checkpoint_texts() const;
   void restore_parts(const std::filesystem::path& folder);
+  /// What set_up_gradients() made has of a state, for a checkpoint's optimizer part. Every rank must call it.
+  std::vector<storage::TensorPiece> gradient_state() const;
+  /// Takes such a state, and out of `state`.
+  void load_gradient_state(std::vector<storage::NamedTensor>& state);
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
   /// Whether the step that ends with `step` updates done is logged.
   bool is_logged(int64_t step) const;
@@ -125,7 +134,8 @@ class Trainer {
   optim::AdamW optimizer_;
   LearningRate learning_rate_;
   std::optional<optim::Ema> ema_;
-  std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks that split nothing
+  std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks that split and compress nothing
+  std::unique_ptr<GradientCompression> compression_;
   std::unique_ptr<data::BatchStream> loader_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;  // this and the next two: rank 0 alone
   std::unique_ptr<MetricsWriter> metrics_;
