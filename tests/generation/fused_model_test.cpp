@@ -214,7 +214,9 @@ TEST(FusedModel, BytesAreWhatAStepReads) {
   EXPECT_EQ(FusedModel(*prior, true).cache_type(), at::kBFloat16);
   // A scale for each output, and a sum for each padded column and stretch: every depth (120 or 480) is one stretch.
   const int64_t sums = 6 * (368 + 128 + 480 + 128) + 304;
-  EXPECT_EQ(FusedModel(*prior, true).weight_bytes(), matrices + head + padding + 8 * biases + 4 * sums);
+  // The depth is padded to 64: 120 to 128, 480 to 512.
+  const int64_t deeper = 6 * (8 * (368 + 128 + 480) + 32 * 128) + 8 * 304;
+  EXPECT_EQ(FusedModel(*prior, true).weight_bytes(), matrices + head + padding + deeper + 8 * biases + 4 * sums);
   const auto row = random_prior({"row", {layers::AttentionKind::kRow}}, 2, at::kFloat);
   // Slots of a 2 x 2 grid see 1, 2, 3 and 3 slots, and 4 of text.
   EXPECT_DOUBLE_EQ(FusedModel(*row).cache_bytes_per_step(), 2 * 12 * 4 * (4 + 9.0 / 4));
