@@ -207,8 +207,10 @@ TEST(PowerSgd, TheColumnsAreOrthonormalWhateverTheirRank) {
     EXPECT_LT((at::mm(q.t(), q) - identity).abs().max().item<double>(), 1e-14);
     EXPECT_LT((p - at::mm(q, at::mm(q.t(), p))).abs().max().item<double>(), 1e-13 * (1 + p.abs().max().item<double>()));
   }
-  const Tensor single = orthonormal_columns(at::ones({300, 200}, kF32));
-  EXPECT_LT((at::mm(single.t(), single) - at::eye(200, kF32)).abs().max().item<float>(), 1e-5f);
+  // LAPACK bounds what rounding makes of Q^T Q - I by the number of reflections times the precision; how much of it there is
+  // differs between processors.
+  const Tensor single = orthonormal_columns(at::ones({300, 200}, kF32)).to(kF64);
+  EXPECT_LT((at::mm(single.t(), single) - at::eye(200, kF64)).abs().max().item<double>(), 200 * 0x1p-23);
 }
 
 TEST(PowerSgd, ZeroAndRankOneGradientsAreSentWhole) {
