@@ -66,7 +66,7 @@ Store connect(const Launch& launch, bool serves) {
   options.isServer = serves;
   options.waitWorkers = false;
   // One attempt of c10d's may take its timeout twice.
-  options.timeout = std::min(launch.meeting / 8, std::chrono::milliseconds(1000));
+  options.timeout = serves ? launch.meeting : std::min(launch.meeting / 8, std::chrono::milliseconds(1000));
   const std::chrono::steady_clock::duration at_least = options.timeout;
   const auto end = std::chrono::steady_clock::now() + launch.meeting;
   Store store;
