@@ -95,9 +95,18 @@ double largest_difference(const std::vector<storage::NamedTensor>& some,
 
 TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
   const Parts place("sharding-moved");
-  for (const std::string kind : {"prior", "dvae"}) {
-    const std::string config = place.file(kind + ".yaml", spread_yaml(kind, 20)), moved = kind + "-moved";
-    train_in(place, kind, kind + "-alone", {1, "none"}, {config});
+  struct Case {
+    std::string kind, precision;
+    double of_losses, of_tensors;
+  };
+  // In f32 AdamW makes a full update of a gradient that is nothing but rounding: there only losses say something.
+  for (const auto& [kind, precision, of_losses, of_tensors] :
+       {Case{"prior", "f64", 1e-10, 1e-9}, Case{"dvae", "f64", 1e-10, 1e-9}, Case{"prior", "f32", 1e-5, 1}}) {
+    const std::string run = kind + "-" + precision, moved = run + "-moved", alone = run + "-alone";
+    std::string yaml = spread_yaml(kind, 20);
+    yaml.replace(yaml.find("precision: f32"), 14, "precision: " + precision);
+    const std::string config = place.file(run + ".yaml", yaml);
+    train_in(place, kind, alone, {1, "none"}, {config});
     train_in(place, kind, moved, {4, "full"}, {config, "--set", "trainer.num_steps=4"});
     int64_t steps = 4;
     for (const Layout& layout :
@@ -105,22 +114,22 @@ TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
       steps += 4;
       train_in(place, kind, moved, layout, {"--resume", "--set", str("trainer.num_steps=", steps)});
     }
-    expect_same_losses(place / moved, place / (kind + "-alone"), 1e-5);
+    expect_same_losses(place / moved, place / alone, of_losses);
     EXPECT_EQ(train_lines(place / moved).size(), 20u);
-    const auto load = [&](const std::string& run) {
-      return storage::load_checkpoint(place / run / "checkpoints/step-00000020");
+    const auto load = [&](const std::string& name) {
+      return storage::load_checkpoint(place / name / "checkpoints/step-00000020");
     };
-    const auto sharded = load(moved), whole = load(kind + "-alone");
+    const auto sharded = load(moved), whole = load(alone);
     EXPECT_TRUE(fs::exists(place / moved / "checkpoints/step-00000020/model-00002-of-00002.safetensors"));
-    EXPECT_LT(largest_difference(sharded.model, whole.model), 1e-4);
-    EXPECT_LT(largest_difference(sharded.ema, whole.ema), 1e-4);
-    EXPECT_LT(largest_difference(sharded.optimizer, whole.optimizer), 1e-4);
+    EXPECT_LT(largest_difference(sharded.model, whole.model), of_tensors);
+    EXPECT_LT(largest_difference(sharded.ema, whole.ema), of_tensors);
+    EXPECT_LT(largest_difference(sharded.optimizer, whole.optimizer), of_tensors);
   }
   // A single process draws from what several ranks wrote.
-  const auto prior = models::load_prior(place / "prior-moved", {});
+  const auto prior = models::load_prior(place / "prior-f32-moved", {});
   EXPECT_EQ(prior.step, 20);
-  EXPECT_EQ(run("inspect-checkpoint", {place.at("prior-moved")}).exit_code, 0);
-  const auto drawn = run("sample-and-rerank", {"--prior", place.at("prior-moved"), "--dvae", place.at("dvae"),
+  EXPECT_EQ(run("inspect-checkpoint", {place.at("prior-f32-moved")}).exit_code, 0);
+  const auto drawn = run("sample-and-rerank", {"--prior", place.at("prior-f32-moved"), "--dvae", place.at("dvae"),
                                                "--caption", "a red heart", "--candidates", "2", "--keep", "1",
                                                "--rerank", "likelihood", "--threads", "1", "--out", place.at("drawn")});
   EXPECT_EQ(drawn.exit_code, 0) << drawn.err;
