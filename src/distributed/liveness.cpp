@@ -120,7 +120,7 @@ std::optional<std::string> Liveness::verdict(Clock::time_point now) const {
 
 bool Liveness::others_have_ended(Clock::time_point now) const {
   for (size_t i = 0; i < seen_.size(); ++i) {
-    if (ranks_[i] != own_ && !seen_[i].beat.ended && now - seen_[i].heard <= silence_allowed()) return false;
+    if (ranks_[i] != own_ && !seen_[i].beat.ended && now - seen_[i].heard <= limits_.silent) return false;
   }
   return true;
 }
