@@ -83,6 +83,7 @@ void tell_failure(Communicator& communicator, const std::function<void()>& work)
     work();
   } catch (const std::exception& error) {
     communicator.fail(error_text(error));
+    communicator.leave();  // while the store lasts, which goes with the communicator where this rank serves it
     throw;
   }
 }

@@ -5,7 +5,12 @@
 #include <cmath>
 #include <map>
 #include <sstream>
+#include <string>
+#include <vector>
 
+#include <ATen/ATen.h>
+
+#include "dalle/storage/checkpoint.h"
 #include "integration/ranks.h"
 
 namespace dalle::integration {
@@ -52,6 +57,22 @@ inline void expect_same_losses(const fs::path& actual, const fs::path& expected,
     EXPECT_EQ(lines[i].at("step"), wanted[i].at("step"));
     EXPECT_NEAR(lines[i].at("loss"), loss, tolerance * std::max(0.1, std::abs(loss))) << actual << " step " << i + 1;
   }
+}
+
+/// Largest difference of two checkpoints' numbers, and that they have the same tensors.
+inline double largest_difference(const std::vector<storage::NamedTensor>& some,
+                                 const std::vector<storage::NamedTensor>& others) {
+  EXPECT_EQ(some.size(), others.size());
+  double largest = 0;
+  for (const auto& [name, tensor] : some) {
+    const Tensor* other = storage::find_tensor(others, name);
+    if (other == nullptr || other->sizes() != tensor.sizes()) {
+      ADD_FAILURE() << name;
+      continue;
+    }
+    largest = std::max(largest, (tensor - *other).to(at::kDouble).abs().max().item<double>());
+  }
+  return largest;
 }
 
 }  // namespace dalle::integration

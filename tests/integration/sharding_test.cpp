@@ -77,22 +77,6 @@ TEST(ShardingInF32, ThePriorsLossesAreThoseOfOneProcess) {
                   [](const fs::path& run, const fs::path& alone) { expect_same_losses(run, alone, 1e-5); });
 }
 
-/// Largest difference of two checkpoints' numbers, and that they have the same tensors.
-double largest_difference(const std::vector<storage::NamedTensor>& some,
-                          const std::vector<storage::NamedTensor>& others) {
-  EXPECT_EQ(some.size(), others.size());
-  double largest = 0;
-  for (const auto& [name, tensor] : some) {
-    const Tensor* other = storage::find_tensor(others, name);
-    if (other == nullptr || other->sizes() != tensor.sizes()) {
-      ADD_FAILURE() << name;
-      continue;
-    }
-    largest = std::max(largest, (tensor - *other).to(at::kDouble).abs().max().item<double>());
-  }
-  return largest;
-}
-
 TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
   const Parts place("sharding-moved");
   struct Case {
