@@ -3,7 +3,7 @@
 # for its time only: to try sbatch files before they go to a real cluster. Needs root and Debian's slurm-wlm and munge
 # (apt-get install slurm-wlm munge). All daemons listen on the loopback; their state and logs are in a scratch folder.
 #
-#   scripts/slurm/one_node_cluster.sh sbatch --wait --ntasks=2 scripts/slurm/demo.sbatch /tmp/demo --set trainer.num_steps=20
+#   scripts/slurm/one_node_cluster.sh sbatch --wait --ntasks=2 scripts/slurm/demo.sbatch demo-slurm --set trainer.num_steps=20
 set -euo pipefail
 [[ $# -gt 0 ]] || { echo "usage: scripts/slurm/one_node_cluster.sh COMMAND [ARGUMENTS...]" >&2; exit 2; }
 for tool in munged slurmctld slurmd sbatch; do
