@@ -52,8 +52,15 @@ DALLE_AMX void zero_sums() {
 }
 
 struct Block {
-  alignas(64) float numbers[kTile * kTile];
+  alignas(64) float numbers[kTile * kTile];  // or integers
 };
+
+DALLE_AMX void take_sums(Block (&block)[4]) {
+  _tile_stored(0, block[0].numbers, 64);
+  _tile_stored(1, block[1].numbers, 64);
+  _tile_stored(2, block[2].numbers, 64);
+  _tile_stored(3, block[3].numbers, 64);
+}
 
 // Columns 16 v .. of `rows` rows from `first_row` on.
 DALLE_AMX void store_block(const Block& block, int64_t rows, const Sums& sums, int64_t first_row, int64_t v) {
@@ -92,10 +99,7 @@ DALLE_AMX void one_block_bf16(const uint16_t* x, int64_t x_stride, int64_t rows,
     _tile_dpbf16ps(3, 4, 7);
   }
   Block block[4];
-  _tile_stored(0, block[0].numbers, 64);
-  _tile_stored(1, block[1].numbers, 64);
-  _tile_stored(2, block[2].numbers, 64);
-  _tile_stored(3, block[3].numbers, 64);
+  take_sums(block);
   for (int64_t v = 0; v < blocks; ++v) store_block(block[v], rows, sums, 0, v);
 }
 
@@ -121,10 +125,7 @@ DALLE_AMX void two_blocks_bf16(const uint16_t* x, int64_t x_stride, int64_t rows
       _tile_dpbf16ps(3, 5, 7);
     }
     Block block[4];
-    _tile_stored(0, block[0].numbers, 64);
-    _tile_stored(1, block[1].numbers, 64);
-    _tile_stored(2, block[2].numbers, 64);
-    _tile_stored(3, block[3].numbers, 64);
+    take_sums(block);
     for (int64_t b = 0; b < (is_pair ? 2 : 1); ++b) {
       store_block(block[b], kTile, sums, 0, v + b);
       store_block(block[2 + b], second_rows, sums, kTile, v + b);
@@ -168,10 +169,7 @@ DALLE_AMX void tile_int8(const uint8_t* x, int64_t x_stride, int64_t rows, const
       _tile_dpbusd(3, 5, 7);
     }
     Block block[4];
-    _tile_stored(0, block[0].numbers, 64);
-    _tile_stored(1, block[1].numbers, 64);
-    _tile_stored(2, block[2].numbers, 64);
-    _tile_stored(3, block[3].numbers, 64);
+    take_sums(block);
     for (int64_t b = 0; b < (is_pair ? 2 : 1); ++b) store_joined(block[b], block[2 + b], panel, rows, sums, v + b);
   }
 }

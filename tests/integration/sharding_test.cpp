@@ -83,7 +83,8 @@ TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
     std::string kind, precision;
     double of_losses, of_tensors;
   };
-  // In f32 AdamW makes a full update of a gradient that is nothing but rounding: there only losses say something.
+  // In f32 AdamW makes a full update of a gradient that is nothing but rounding: there only losses say
+  // something, and of the tensors that all are there in their shapes.
   for (const auto& [kind, precision, of_losses, of_tensors] :
        {Case{"prior", "f64", 1e-10, 1e-9}, Case{"dvae", "f64", 1e-10, 1e-9}, Case{"prior", "f32", 1e-5, 1}}) {
     const std::string run = kind + "-" + precision, moved = run + "-moved", alone = run + "-alone";
