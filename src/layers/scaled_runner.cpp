@@ -13,6 +13,7 @@ using torch::autograd::variable_list;
 /// What the two ends of a block share in a backward pass. The gradient enters at the output's end first.
 struct ScaledBlock : torch::CustomClassHolder {
   std::function<Tensor()> scale;
+  std::function<void(const Tensor&)> observer;  // may be none
   Tensor gradient;  // of the output, from when it entered until it has left
   Tensor factor;    // the scale, in the gradient's type
 };
@@ -39,6 +40,7 @@ struct ScaledOutput : torch::autograd::Function<ScaledOutput> {
     block.gradient = grads[0];
     block.factor = block.scale().to(grads[0].scalar_type());
     const Tensor scaled = grads[0] * block.factor;
+    if (block.observer) block.observer(scaled);
     return {scaled.masked_fill(scaled.isfinite().logical_not(), 0), Tensor()};
   }
 };
@@ -68,6 +70,7 @@ Tensor ScaledRunner::run(int64_t index, const Tensor& input, const std::function
   if (!c10::GradMode::is_enabled()) return inner_.run(index, input, function);
   const auto block = c10::make_intrusive<ScaledBlock>();
   block->scale = [scale_of = scale_of_, index] { return scale_of(index); };
+  if (observer_) block->observer = [observer = observer_, index](const Tensor& scaled) { observer(index, scaled); };
   const Tensor entered = input.requires_grad() ? ScaledInput::apply(input, block) : input;
   const Tensor output = inner_.run(index, entered, function);
   return output.requires_grad() ? ScaledOutput::apply(output, block) : output;

@@ -119,8 +119,9 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
   sum.weight_casts = casts_block ? (activation_checkpointing ? 1 : layers) * (4 + 2 * ratio) * d * d * bytes : 0;
   // The gradient of the block's output; of the hidden layer that behind the non-linearity, that before it, and its value;
   // once the first has gone, the gradient of the weights.
-  const double hidden = state * ratio * bytes;
-  sum.block_work = (activation_checkpointing ? again : 0) + state * (4 + (casts_block ? bytes : 0)) + 2 * hidden +
+  // In fp16 the gradient of the identity waits beside the scaled one (layers/scaled_runner.h).
+  const double hidden = state * ratio * bytes, waiting = compute.dtype == at::kHalf ? state * 4 : 0;
+  sum.block_work = (activation_checkpointing ? again : 0) + waiting + state * (4 + (casts_block ? bytes : 0)) + 2 * hidden +
                    std::max(hidden, 4 * ratio * d * d);
 
   // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time

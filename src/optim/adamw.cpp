@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <map>
 #include <set>
 
 #include "dalle/core/error.h"
@@ -91,21 +92,20 @@ void AdamW::allocate(Slot& slot) const {
   slot.step = at::zeros({}, like.options().dtype(at::kFloat));
 }
 
-void AdamW::update(bool decays, double weight_decay, double lr, const Tensor& skip) {
+void AdamW::update(const std::vector<Slot*>& slots, double weight_decay, double lr, const Tensor& skip) {
   std::vector<Tensor> weights, gradients, means, squares, steps;
-  for (auto& slot : slots_) {
-    const Tensor& weight = slot.parameter.parameter->tensor;
-    if (slot.parameter.parameter->decays != decays || !weight.grad().defined()) continue;
-    if (!slot.exp_avg.defined()) allocate(slot);
-    if (slot.has_small_moments) {
-      update_small(slot, lr, skip);
+  for (Slot* slot : slots) {
+    if (!slot->exp_avg.defined()) allocate(*slot);
+    if (slot->has_small_moments) {
+      update_small(*slot, lr, skip);
       continue;
     }
+    const Tensor& weight = slot->parameter.parameter->tensor;
     weights.push_back(flat(weight));
     gradients.push_back(flat(laid_out_as(weight.grad(), weight)));
-    means.push_back(flat(slot.exp_avg));
-    squares.push_back(flat(slot.exp_avg_sq));
-    steps.push_back(slot.step);
+    means.push_back(flat(slot->exp_avg));
+    squares.push_back(flat(slot->exp_avg_sq));
+    steps.push_back(slot->step);
   }
   if (weights.empty()) return;
   // The kernel returns before it writes anything where found_inf is 1; the counts are the caller's.
@@ -132,11 +132,29 @@ void AdamW::update_small(Slot& slot, double lr, const Tensor& skip) {
                                  skip);
 }
 
-void AdamW::step(double lr, const Tensor& skip) {
+void AdamW::step(double lr, const Tensor& skip, const std::vector<Tensor>& skip_P) {
+  TORCH_CHECK_VALUE(skip_P.empty() || skip_P.size() == slots_.size(), "[adamw] flags for ", skip_P.size(), " of ",
+                    slots_.size(), " parameters");
   const c10::NoGradGuard no_grad;
   steps_.add_(skip.defined() ? (1 - skip).to(at::kLong) : at::ones_like(steps_));
-  update(true, config_.weight_decay, lr, skip);
-  update(false, 0, lr, skip);
+  struct Group {
+    Tensor skip;
+    std::vector<Slot*> slots[2];  // without decay, with it
+  };
+  std::vector<Group> groups;
+  std::map<const void*, size_t> group_of_flag;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const layers::Parameter& parameter = *slots_[i].parameter.parameter;
+    if (!parameter.tensor.grad().defined()) continue;
+    const Tensor& flag = skip_P.empty() ? skip : skip_P[i];
+    const auto [found, is_new] = group_of_flag.try_emplace(flag.unsafeGetTensorImpl(), groups.size());
+    if (is_new) groups.push_back({.skip = flag, .slots = {}});
+    groups[found->second].slots[parameter.decays ? 1 : 0].push_back(&slots_[i]);
+  }
+  for (const auto& group : groups) {
+    update(group.slots[1], config_.weight_decay, lr, group.skip);
+    update(group.slots[0], 0, lr, group.skip);
+  }
 }
 
 void AdamW::zero_grad() {

@@ -31,7 +31,20 @@ void TrainerConfig::require_shares(int64_t world_size) const {
                             str(batch_size), "batch_size counts the samples of all ranks together"});
 }
 
+namespace {
+
+/// The paper gives scales to the resblocks of the prior's transformer alone; elsewhere small gradients would become 0.
+void refuse_fp16(const std::string& place, const std::string& key, Precision precision, const std::string& why) {
+  if (precision != Precision::kFp16) return;
+  throw ConfigError(Problem{place, key + " auto, f32 or bf16", "fp16",
+                            why + ": gradients below 2^-24 would be lost; bf16 holds them"});
+}
+
+}  // namespace
+
 void DvaeTraining::validate(const std::string& place) const {
+  refuse_fp16(place, "precision", precision, "per-resblock gradient scales are for the prior's transformer");
+  refuse_fp16(place, "relaxation_precision", relaxation_precision, "the dVAE has no gradient scales");
   const bool vq = model.quantizer == models::Quantizer::kVq;
   if (vq && relaxation.straight_through) {
     throw ConfigError(Problem{place, "relaxation.straight_through with model.quantizer gumbel", "quantizer vq",
@@ -44,6 +57,7 @@ void DvaeTraining::validate(const std::string& place) const {
 }
 
 void ClipTraining::validate(const std::string& place) const {
+  refuse_fp16(place, "precision", precision, "per-resblock gradient scales are for the prior's transformer");
   if (reconstructed_share > 0 && dvae.empty()) {
     throw ConfigError(Problem{place, "a dvae for reconstructed_share", "none", "set dvae, or reconstructed_share: 0"});
   }
@@ -68,6 +82,7 @@ void PriorValidation::validate(const std::string& place) const {
 }
 
 void PriorTraining::validate(const std::string& place) const {
+  refuse_fp16(place, "head_precision", head_precision, "the heads lie outside of resblocks, whose scales they lack");
   if (!dvae.empty()) return;
   if (!data.sources.empty() || !validation.sources.empty()) {
     throw ConfigError(Problem{place, "a dvae to encode the pictures of data.sources and validation.sources", "none",

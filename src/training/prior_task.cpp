@@ -22,7 +22,9 @@ constexpr uint64_t kCaptionDropout = ~uint64_t{0};  // the place, among those of
 
 std::optional<models::Loaded<models::Dvae>> load_frozen_dvae(const PriorTraining& config, at::Device device) {
   if (config.dvae.empty()) return std::nullopt;
-  return models::load_dvae(config.dvae, {.device = device, .precision = config.precision});
+  const bool is_too_slow = config.precision == Precision::kFp16 && device.is_cpu();
+  return models::load_dvae(config.dvae,
+                           {.device = device, .precision = is_too_slow ? Precision::kF32 : config.precision});
 }
 
 PriorTraining with_sizes(PriorTraining config, const PriorSource& data, const models::Dvae* dvae,
@@ -38,11 +40,6 @@ PriorTraining with_sizes(PriorTraining config, const PriorSource& data, const mo
   return config;
 }
 
-models::PriorCompute prior_compute_of(const PriorTraining& config, at::Device device) {
-  const at::ScalarType dtype = compute_dtype(config.precision, device);
-  return {dtype, dtype == at::kDouble ? dtype : compute_dtype(config.head_precision, device)};
-}
-
 TokenCache token_cache_of(const PriorTraining& config, const PriorSource& data, at::Device device) {
   const bool always_look_the_same =
       config.data.augmentation == data::Augmentation::kNone && !config.data.horizontal_flip;
@@ -51,6 +48,12 @@ TokenCache token_cache_of(const PriorTraining& config, const PriorSource& data, 
 }
 
 }  // namespace
+
+models::PriorCompute prior_compute(const PriorTraining& config, at::Device device) {
+  const at::ScalarType dtype =
+      config.precision == Precision::kFp16 ? at::kHalf : compute_dtype(config.precision, device);
+  return {dtype, dtype == at::kDouble ? dtype : compute_dtype(config.head_precision, device)};
+}
 
 PriorTask::PriorTask(const PriorTraining& config, at::Device device)
     : config_(config),
@@ -61,7 +64,7 @@ PriorTask::PriorTask(const PriorTraining& config, at::Device device)
       encoder_(text::Tokenizer::load(tokenizer_file(config.tokenizer)), config.model.max_caption_tokens(),
                config.bpe_dropout),
       model_((config_ = with_sizes(config, data_, dvae_ ? dvae_->model.get() : nullptr, encoder_.tokenizer())).model,
-             prior_compute_of(config, device)),
+             prior_compute(config, device)),
       tokens_(token_cache_of(config_, data_, device)),
       cost_{3 * models::summarize(model_).forward_flops_per_sample, model_.compute().dtype} {
   if (config.precision == Precision::kF64) model_.set_parameter_type(at::kDouble);

@@ -146,6 +146,8 @@ void RunDirectory::update_config(const std::string& config_yaml) const {
   if (read_file(config_file()) != config_yaml) write_file(config_file(), config_yaml);
 }
 
-void RunDirectory::cut_metrics_after(int64_t step) const { training::cut_metrics_after(metrics_file(), step); }
+void RunDirectory::cut_metrics_after(int64_t step) const {
+  for (const auto& file : {metrics_file(), exponents_file()}) training::cut_metrics_after(file, step);
+}
 
 }  // namespace dalle::training

@@ -21,6 +21,7 @@
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/text/text_tokenizer.h"
 #include "dalle/training/matrix_speed.h"
+#include "dalle/training/prior_task.h"
 #include "dalle/training/same_run.h"
 #include "dalle/training/task_support.h"
 
@@ -113,8 +114,7 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
   const models::PriorConfig model = prior_with_sizes(config);
   print_check(call, models::Prior(model), config);
   const at::Device device = select_device(call.device);
-  const models::PriorCompute compute{compute_dtype(config.precision, device),
-                                     compute_dtype(config.head_precision, device)};
+  const models::PriorCompute compute = prior_compute(config, device);
   const int64_t micro_batch = config.trainer.micro_size();
   const auto bytes = [&](bool checkpointing) {
     return scaled(models::activation_bytes(model, compute, micro_batch, checkpointing), "B");

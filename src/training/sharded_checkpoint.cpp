@@ -6,6 +6,7 @@
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
+#include "dalle/optim/resblock_scaling.h"
 #include "sharded_unit.h"
 
 namespace dalle::training {
@@ -127,7 +128,9 @@ std::vector<NamedTensor> ShardedModel::optimizer_state_from(const TensorFiles& f
     }
   }
   const auto names = files.names();  // error buffers and scales are the loop's
-  const auto num_others = static_cast<size_t>(std::count_if(names.begin(), names.end(), GradientCompression::is_state));
+  const auto num_others = static_cast<size_t>(std::count_if(names.begin(), names.end(), [](const std::string& name) {
+    return GradientCompression::is_state(name) || optim::ResblockScaling::is_state(name);
+  }));
   if (num_known + num_others != names.size()) {
     throw CheckpointError(Problem{.place = place,
                                   .expected = "state of the model's parameters",

@@ -112,6 +112,7 @@ void Trainer::start() {
   loader_ = task_.make_loader(setup_.trainer.micro_size(communicator_.world_size()), position);
   if (sharded_) log_info(sharded_->describe());
   if (compression_) log_info(compression_->describe());
+  if (scaling_) log_info(scaling_->describe());
   log_info(optim::describe(optim::parameter_groups(parameters_, setup_.optimizer.weight_decay)));
   if (!resumed_config_.empty()) record_config_changes(resumed_config_);
   reported_step_ = step_;
@@ -182,16 +183,10 @@ void Trainer::train_step() {
   const std::vector<PreparedBatch> batches = next_batches();
   if (step_ == 0 && is_first_rank()) write_sheet(task_.input_sheet(batches.front()));
 
-  layers::BlockRunner* runner = &layers::plain_runner();
-  if (trainer.activation_checkpointing) runner = &checkpoint_runner_;
-  if (sharded_) {
-    sharded_->set_inner(*runner);
-    runner = sharded_.get();
-  }
   StepContext context{.step = step_,
                       .seed = static_cast<uint64_t>(trainer.seed),
                       .totals = {},
-                      .runner = runner,
+                      .runner = runner_,
                       .is_logged = is_logged(step_ + 1)};
   agree_on_step(batches, context);
 
@@ -202,16 +197,18 @@ void Trainer::train_step() {
 
   optim::GradientNorms norms = gradient_norms();
   const Tensor norm = known_norm ? *known_norm : optim::global_norm(norms);
-  const Tensor skip = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
+  const Tensor bad = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
+  const UpdateSkips skips = scaling_ ? scaling_->finish_update(bad) : UpdateSkips{.all = bad, .each = {}};
   while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
   const double learning_rate = learning_rate_.at(step_);
   const auto halving = learning_rate_.listed_halving(step_);
   if (trainer.clip_norm > 0) optim::clip_by_global_norm(trained(), trainer.clip_norm, norm);
-  optimizer_.step(learning_rate, skip);
+  optimizer_.step(learning_rate, skips.all, skips.each);
   if (sharded_) sharded_->after_update();
-  task_.after_update(skip);
+  task_.after_update(skips.all);
   ++step_;
-  if (ema_) ema_->update(step_, skip);
+  if (ema_) ema_->update(step_, skips.all);
+  if (scaling_) scaling_->write_exponents(run_->exponents_file(), step_, is_first_rank());
   if (halving) record_schedule(*halving);
   throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
   if (context.is_logged) log_step(learning_rate, norm);
@@ -228,6 +225,8 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
   step_metrics_.clear();
   micro_losses_.clear();
   if (sharded_) sharded_->begin_step();
+  const int64_t interval = setup_.trainer.exponent_histogram_interval_steps;
+  if (scaling_) scaling_->begin_step(interval > 0 && (step_ + 1) % interval == 0);
   task_.begin_step(batches, context);
   for (size_t i = 0; i < batches.size(); ++i) {
     note(str("forward pass ", i + 1, " of ", batches.size()));

@@ -24,7 +24,9 @@ void Trainer::report_skipped(const SkippedUpdate& skipped) {
   const bool ends = skipped.in_row >= setup_.trainer.max_nonfinite_steps;
   if (!health_.may_warn("nonfinite", skipped.step) && !ends) return;
   const std::string hint =
-      "lower learning_rate, set trainer.clip_norm, or use precision: f32; look at the batch's pictures";
+      scaling_ ? "gradients of resblocks that overflow are no reason, the scales see to them, but activations of fp16 "
+                 "must stay below 65,504: set model.sandwich_norm, lower learning_rate, or use precision: bf16 or f32"
+               : "lower learning_rate, set trainer.clip_norm, or use precision: f32; look at the batch's pictures";
   const std::string report = skipped.report();
   // Of other ranks those speak that know a sample to look at.
   if (is_first_rank() || skipped.has_bad_micro_batch())

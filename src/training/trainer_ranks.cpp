@@ -89,7 +89,8 @@ void Trainer::require_same_state() {
   const auto difference =
       distributed::find_difference(same, {{"weights", weights(), hint},
                                           {"averaged weights", ema_ ? hash_of(ema_->tensors()) : "none", hint},
-                                          {"optimizer state", hash_of(optimizer_.state()), hint}});
+                                          {"optimizer state", hash_of(optimizer_.state()), hint},
+                                          {"gradient scales", scaling_ ? hash_of(scaling_->state()) : "none", hint}});
   if (difference) throw Error(*difference);
 }
 

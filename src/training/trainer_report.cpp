@@ -45,6 +45,10 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   for (const auto& [block, block_norm] : optim::block_norms(gradient_norms())) {
     values.emplace_back("grad_norm/" + block, block_norm);
   }
+  if (scaling_) {
+    const auto scales = scaling_->values();
+    values.insert(values.end(), scales.begin(), scales.end());
+  }
   if (is_first_rank()) {
     write_line("train", values);
     status_->update(update);

@@ -191,6 +191,12 @@ void Trainer::restore_parts(const std::filesystem::path& folder) {
   sharded_->load(sharded_->parts_from(files("model"), place("model")));
   optimizer_.load_state(sharded_->optimizer_state_from(files("optimizer"), place("optimizer")));
   if (compression_) compression_->load_state(files("optimizer"));
+  std::vector<storage::NamedTensor> scales;
+  const auto optimizer = files("optimizer");
+  for (const auto& name : optimizer.names()) {
+    if (optim::ResblockScaling::is_state(name)) scales.push_back({name, optimizer.read(name)});
+  }
+  load_scales(scales);
   if (ema_) ema_->load(sharded_->parts_from(files("ema"), place("ema")));
 }
 

@@ -144,6 +144,16 @@ TEST(ScaledRunner, ParametersGetGradientsWhereTheInputNeedsNone) {
   EXPECT_TRUE(at::equal(weight.grad(), at::full({3}, 8.0f)));
 }
 
+TEST(ScaledRunner, AnObserverSeesWhatEntersTheBlock) {
+  ScaledRunner runner([](int64_t index) { return at::scalar_tensor(index == 0 ? 8.0f : 2.0f); });
+  std::vector<std::pair<int64_t, float>> seen;
+  runner.observe([&](int64_t index, const Tensor& scaled) { seen.emplace_back(index, scaled[0].item<float>()); });
+  Tensor x = at::ones({3}).requires_grad_();
+  for (int64_t i = 0; i < 2; ++i) x = runner.run(i, x, [](const Tensor& in) { return in + in * 2; });
+  (x * 5).sum().backward();
+  EXPECT_EQ(seen, (std::vector<std::pair<int64_t, float>>{{1, 10.0f}, {0, 120.0f}}));
+}
+
 TEST(ScaledRunner, ABlockOfAnotherShapeIsNamed) {
   ScaledRunner runner([](int64_t) { return at::scalar_tensor(8.0f); });
   const Tensor x = at::ones({3}).requires_grad_();

@@ -140,6 +140,33 @@ TEST(AdamW, AStepThatIsNotSkippedIsAnOrdinaryOne) {
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(bitwise_equal(actual[i].tensor, expected[i].tensor));
 }
 
+// Each parameter as if its flag were that of all; the count of steps goes by the common flag.
+TEST(AdamW, FlagsOfSingleParametersHoldForThemAlone) {
+  for (const Moments moments : {Moments::kF32, Moments::kF16}) {
+    TestModel some, all, none;
+    AdamW with_flags(some.named_parameters(), {.moments = moments}), updates(all.named_parameters(), {.moments = moments});
+    const Tensor off = at::zeros({}), flags = at::tensor({1.0f, 0.0f});
+    for (uint64_t step = 0; step < 3; ++step) {
+      for (TestModel* model : {&some, &all}) set_gradients(*model, step);
+      // matrix, kernel, bias, late: the second and the last are left out
+      with_flags.step(0.1, off, {flags[1], flags[0], off, flags[0]});
+      updates.step(0.1, off);
+    }
+    EXPECT_TRUE(bitwise_equal(some.matrix.tensor, all.matrix.tensor));
+    EXPECT_TRUE(bitwise_equal(some.bias.tensor, all.bias.tensor));
+    EXPECT_TRUE(bitwise_equal(some.kernel.tensor, none.kernel.tensor));
+    EXPECT_TRUE(bitwise_equal(some.late.tensor, none.late.tensor));
+    EXPECT_FALSE(bitwise_equal(some.matrix.tensor, none.matrix.tensor));
+    EXPECT_EQ(with_flags.steps(), 3);
+    const auto state = with_flags.state();
+    EXPECT_EQ(storage::find_tensor(state, "kernel.step")->item<int64_t>(), 0);
+    EXPECT_EQ(storage::find_tensor(state, "matrix.step")->item<int64_t>(), 3);
+  }
+  TestModel model;
+  set_gradients(model, 1);
+  EXPECT_THROW(AdamW(model.named_parameters(), {}).step(0.1, {}, {at::zeros({})}), c10::ValueError);
+}
+
 TEST(AdamW, ZeroGradDropsGradients) {
   TestModel model;
   set_gradients(model, 1);

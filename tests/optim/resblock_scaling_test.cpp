@@ -120,6 +120,36 @@ TEST(ResblockScaling, StateContinuesExactlyWithAnyNumberOfReplicas) {
   EXPECT_TRUE(bitwise_equal(resumed.scales(), straight.scales()));
 }
 
+TEST(ResblockScaling, AnUpdateThatIsSkippedForOtherReasonsDoesNotCount) {
+  Blocks model;
+  ResblockScaling scaling(model.named_parameters(), 1);
+  scaling.update(all_but(2), at::ones({}));
+  EXPECT_TRUE(at::equal(scaling.scales(), at::full({4}, 8192.0f)));
+  EXPECT_EQ(scaling.num_overflows().item<int64_t>(), 0);
+  scaling.update(all_but(2), at::zeros({}));
+  EXPECT_FLOAT_EQ(scale_of(scaling, 2), 8192 / std::sqrt(2.0f));
+  EXPECT_EQ(scaling.num_overflows().item<int64_t>(), 1);
+}
+
+TEST(ResblockScaling, PiecesBelongToTheBlocksOfTheWholeModel) {
+  Blocks model;
+  const auto parameters = model.named_parameters();
+  // This rank has parts of the second layer and the head alone.
+  const std::vector<layers::NamedParameter> pieces{parameters[2], parameters[4]};
+  ResblockScaling scaling(parameters, 1, pieces);
+  EXPECT_EQ(scaling.names(), (std::vector<std::string>{"resblocks.0.attn", "resblocks.0.mlp", "resblocks.1.attn",
+                                                       "resblocks.1.mlp"}));
+  for (const auto& [name, parameter] : parameters) parameter->tensor.mutable_grad() = at::full({32}, 8192.0f);
+  model.weights[2]->tensor.mutable_grad()[5] = NAN;
+  const Tensor finite = scaling.unscale();
+  EXPECT_TRUE(at::equal(finite, all_but(2)));
+  EXPECT_EQ(model.weights[2]->tensor.grad()[0].item<float>(), 1);
+  EXPECT_EQ(model.weights[3]->tensor.grad()[0].item<float>(), 8192);  // no piece of it
+  scaling.clear(finite);
+  EXPECT_TRUE(at::equal(model.weights[2]->tensor.grad(), at::zeros({32})));
+  EXPECT_EQ(model.head.tensor.grad()[0].item<float>(), 8192);
+}
+
 TEST(ResblockScaling, IndicesAreThoseThatModelsGiveTheirRunner) {
   struct TwoTowers : layers::Module {
     layers::Module visual{*this, "visual"};

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "dalle/core/tensor_memory.h"
+#include "dalle/layers/scaled_runner.h"
 #include "dalle/optim/adamw.h"
 #include "support/thrown_message.h"
 
@@ -28,7 +29,9 @@ Plan plan_of(const std::string& config, const std::string& device, const PlanLay
 }
 
 at::ScalarType dtype_of(const PriorTraining& config) {
-  return config.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+  return config.precision == Precision::kBf16   ? at::kBFloat16
+         : config.precision == Precision::kFp16 ? at::kHalf
+                                                : at::kFloat;
 }
 
 const PlanLayout kPaper{.num_devices = 1024,
@@ -63,7 +66,10 @@ TEST(Plan, PublishedStepTimesOnEightH100) {
 
 /// The peak of the trainer's steps from nothing, counted at the allocator.
 double measured_bytes(const PriorTraining& config) {
-  models::Prior prior(config.model, {dtype_of(config), dtype_of(config)});
+  const bool is_fp16 = config.precision == Precision::kFp16;
+  models::Prior prior(config.model, {dtype_of(config), is_fp16 ? at::kFloat : dtype_of(config)});
+  layers::ScaledRunner scaled([](int64_t) { return at::scalar_tensor(8192.0f); });
+  layers::BlockRunner& runner = is_fp16 ? scaled : layers::plain_runner();
   return static_cast<double>(peak_tensor_bytes([&] {
     prior.materialize(at::kCPU);
     prior.initialize(0);
@@ -74,7 +80,7 @@ double measured_bytes(const PriorTraining& config) {
     for (int step = 0; step < 2; ++step) {
       optimizer.zero_grad();
       for (int64_t done = 0; done < batch; done += micro_batch) {
-        const auto loss = prior.loss(captions, images, {}, layers::plain_runner());
+        const auto loss = prior.loss(captions, images, {}, runner);
         (loss.text + loss.image).backward();
       }
       optimizer.step(1e-3);
@@ -85,8 +91,11 @@ double measured_bytes(const PriorTraining& config) {
 TEST(Plan, MemoryOfSmallRunsIsWhatIsMeasured) {
   PriorTraining config;
   config.trainer.ema_decay = 0;
-  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    config.precision = config.head_precision = precision;
+  DeviceDescription device = load_device("cpu", DALLE_SOURCE_DIR);
+  device.fp16_flops = device.f32_flops;
+  for (const Precision precision : {Precision::kF32, Precision::kBf16, Precision::kFp16}) {
+    config.precision = precision;
+    config.head_precision = precision == Precision::kFp16 ? Precision::kF32 : precision;
     for (const int64_t dim : {128, 256}) {
       config.model = {.text_context = 32,
                       .text_vocab_size = 512,
@@ -98,7 +107,7 @@ TEST(Plan, MemoryOfSmallRunsIsWhatIsMeasured) {
       for (const auto& [batch, micro_batch] : {std::pair{1, 1}, std::pair{4, 4}, std::pair{16, 16}, std::pair{8, 4}}) {
         config.trainer.batch_size = batch;
         config.trainer.micro_batch_size = micro_batch;
-        const Plan plan(config, config.model, load_device("cpu", DALLE_SOURCE_DIR), {});
+        const Plan plan(config, config.model, device, {});
         const double measured = measured_bytes(config);
         EXPECT_NEAR(plan.memory().total() / measured, 1, 0.1)
             << enum_name(precision) << ", dim " << dim << ", batch " << batch << " by " << micro_batch;

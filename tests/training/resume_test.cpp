@@ -97,6 +97,15 @@ TEST(Resume, ClipIsBitwiseTheSame) { expect_resume_is_bitwise(tiny_clip(), "clip
 
 TEST(Resume, ThePriorIsBitwiseTheSame) { expect_resume_is_bitwise(tiny_prior(), "prior"); }
 
+// The scales are part of the state.
+TEST(Resume, APriorInFp16IsBitwiseTheSame) {
+  auto config = tiny_prior();
+  config.precision = Precision::kFp16;
+  config.trainer.micro_batch_size = 2;
+  config.trainer.exponent_histogram_interval_steps = 4;
+  expect_resume_is_bitwise(config, "fp16");
+}
+
 TEST(Resume, MicroBatchesAreNoExcuse) {
   auto config = tiny_prior();
   config.trainer.micro_batch_size = 2;

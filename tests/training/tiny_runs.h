@@ -241,6 +241,7 @@ class WatchedTask : public TrainingTask {
   std::vector<Sheet> validation_sheets(int64_t step) override { return task_.validation_sheets(step); }
   bool previews_with_validation() const override { return task_.previews_with_validation(); }
   TrainingCost cost() const override { return task_.cost(); }
+  bool needs_gradient_scaling() const override { return task_.needs_gradient_scaling(); }
   std::vector<Sheet> preview(int64_t step) override { return task_.preview(step); }
   Sheet input_sheet(const PreparedBatch& batch) override { return task_.input_sheet(batch); }
   std::pair<std::string, int64_t> throughput_unit() const override { return task_.throughput_unit(); }

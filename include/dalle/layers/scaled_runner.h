@@ -23,12 +23,16 @@ class ScaledRunner : public BlockRunner {
   explicit ScaledRunner(std::function<Tensor(int64_t index)> scale_of, BlockRunner& inner = plain_runner())
       : scale_of_(std::move(scale_of)), inner_(inner) {}
 
+  /// Called in each backward pass with what enters f's: the block's gradient times its scale, before it is filtered.
+  void observe(std::function<void(int64_t index, const Tensor& scaled)> observer) { observer_ = std::move(observer); }
+
   /// Requires that the block keeps its input's shape, or that nothing overflows: elsewhere it throws c10::ValueError in
   /// the backward pass. Scales are kept alive by the graph.
   Tensor run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function) override;
 
  private:
   std::function<Tensor(int64_t)> scale_of_;
+  std::function<void(int64_t, const Tensor&)> observer_;
   BlockRunner& inner_;
 };
 

@@ -56,7 +56,9 @@ class AdamW {
 
   /// One update of every parameter that has a gradient. With `skip`, an f32 scalar on the parameters' device, 1 makes this
   /// a step that changes no weight, moment or count, and 0 an ordinary one. No synchronisation with the device.
-  void step(double lr, const Tensor& skip = {});
+  /// skip_P, where not empty: such a scalar for each parameter, which then counts in place of `skip` for its weight, moments
+  /// and count. Parameters that share one are updated together.
+  void step(double lr, const Tensor& skip = {}, const std::vector<Tensor>& skip_P = {});
   /// Drops all gradients.
   void zero_grad();
   /// Calls of step() so far that were not skipped. Waits for the device.
@@ -78,7 +80,7 @@ class AdamW {
     Tensor step;  // f32 scalar on the parameter's device: updates of this parameter
   };
   void allocate(Slot& slot) const;
-  void update(bool decays, double weight_decay, double lr, const Tensor& skip);
+  void update(const std::vector<Slot*>& slots, double weight_decay, double lr, const Tensor& skip);
   void update_small(Slot& slot, double lr, const Tensor& skip);
 
   std::vector<Slot> slots_;

@@ -8,6 +8,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "dalle/layers/module.h"
@@ -18,38 +20,60 @@ namespace dalle::optim {
 /// For each parameter the index that its transformer resblock has for a layers::BlockRunner, or -1 outside of resblocks:
 /// "resblocks.L.ln_1", "attn" are 2 L, "ln_2", "mlp" are 2 L + 1; a second tower counts on from the first.
 std::vector<int64_t> resblock_indices(const std::vector<layers::NamedParameter>& parameters);
+/// The name of each resblock by that index: "transformer.resblocks.3.attn", "transformer.resblocks.3.mlp".
+std::vector<std::string> resblock_names(const std::vector<layers::NamedParameter>& parameters);
 
 class ResblockScaling {
  public:
-  /// For the resblocks of `parameters`, on their device. Throws c10::ValueError where there are none, or replicas < 1.
-  ResblockScaling(std::vector<layers::NamedParameter> parameters, int64_t num_replicas);
+  /// For the resblocks of a model with these parameters, on their device. Throws c10::ValueError where there are none, or
+  /// replicas < 1.
+  ResblockScaling(const std::vector<layers::NamedParameter>& parameters, int64_t num_replicas)
+      : ResblockScaling(parameters, num_replicas, parameters) {}
+  /// The same where ranks split the parameters: `pieces` are those of this rank, under their parameters' names.
+  ResblockScaling(const std::vector<layers::NamedParameter>& parameters, int64_t num_replicas,
+                  const std::vector<layers::NamedParameter>& pieces);
 
   int64_t num_blocks() const { return log2_N_.size(0); }
+  const std::vector<std::string>& names() const { return names_; }
   /// f32 [blocks]; the same tensor until update().
   const Tensor& scales() const { return scales_N_; }
   /// The scale of one block, for ScaledRunner.
   Tensor scale(int64_t block) const { return scales_N_[block]; }
 
+  /// log2 of the scales, M included: f64 [blocks].
+  Tensor log2_scales() const;
+  /// Updates so far in which some block was not finite: an i64 scalar on the device.
+  const Tensor& num_overflows() const { return overflows_; }
+
   /// Divides the gradients of the resblocks' parameters by their scales. Returns, bool [blocks], whether a block's are all
   /// finite; a block without gradients counts as finite. To be called once, when all micro-batches have added to them.
   Tensor unscale() const;
+  /// Gradients of the blocks that are not finite become 0.
+  void clear(const Tensor& finite_N) const;
+  /// Calls see(block, gradient) for each gradient of a resblock's parameter.
+  void for_gradients(const std::function<void(int64_t block, const Tensor& gradient)>& see) const;
 
-  /// The rule above, on the device; `finite_N` must be the same on every rank. An update in which any is false must be
-  /// skipped.
-  void update(const Tensor& finite_N);
+  /// The rule above, on the device; `finite_N` must be the same on every rank. Blocks that are not finite must be left out
+  /// of the update. With `skip`, an f32 scalar on the device, 1 changes nothing: an update that is skipped for other
+  /// reasons says nothing of the scales.
+  void update(const Tensor& finite_N, const Tensor& skip = {});
 
-  /// "resblock_scaling.log2" (i64 [blocks], thousandths, without M) and "resblock_scaling.since_division" (i64 [blocks],
-  /// updates, at most 125): good for any number of replicas.
+  /// "resblock_scaling.log2" (i64 [blocks], thousandths, without M), "resblock_scaling.since_division" (i64 [blocks],
+  /// updates, at most 125) and "resblock_scaling.overflows" (i64): good for any number of replicas.
   std::vector<storage::NamedTensor> state() const;
   /// Throws CheckpointError for a missing name or another shape, and then changes nothing.
   void load_state(const std::vector<storage::NamedTensor>& state);
+  /// Whether a tensor of the optimizer's file is one of state().
+  static bool is_state(const std::string& name);
 
  private:
   void compute_scales();
 
-  std::vector<layers::NamedParameter> parameters_;  // of resblocks
+  std::vector<std::string> names_;
+  std::vector<layers::NamedParameter> parameters_;  // of resblocks, this rank's pieces
   std::vector<int64_t> blocks_;                     // theirs
   int64_t num_replicas_;
+  Tensor overflows_;         // i64
   Tensor log2_N_;            // i64, thousandths
   Tensor since_division_N_;  // i64, at most 125
   Tensor scales_N_;

@@ -42,6 +42,7 @@ struct TrainerConfig {
   int64_t timeout_seconds = 120;
   CompressionConfig gradient_compression;
   bool overfit_one_batch = false;
+  int64_t exponent_histogram_interval_steps = 0;
   int64_t profile_from_step = -1;
   int64_t profile_num_steps = 5;
   std::filesystem::path init_from;
@@ -104,6 +105,10 @@ struct TrainerConfig {
     field("gradient_compression", self.gradient_compression, "PowerSGD (paper 2.5, E.2)");
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");
+    field("exponent_histogram_interval_steps", self.exponent_histogram_interval_steps,
+          "with precision fp16: every so many steps, how often each base-2 exponent occurs in the gradients of each "
+          "resblock, in exponents.jsonl; 0 = never",
+          {.min = 0, .unit = "steps", .changeable = true});
     field("profile_from_step", self.profile_from_step,
           "first step of a profiler trace (profile.json, for chrome://tracing); -1 = none",
           {.min = -1, .unit = "steps", .changeable = true});
@@ -313,7 +318,7 @@ struct PriorTraining {
 
   static void visit_fields(auto& self, auto&& field) {
     field("trainer", self.trainer, "the loop");
-    field("precision", self.precision, "number format of matrix work", {.changeable = true});
+    field("precision", self.precision, "number format of matrix work; fp16: with per-resblock gradient scaling (paper 2.4)", {.changeable = true});
     field("head_precision", self.head_precision, "number format of the output heads (paper: f32)",
           {.changeable = true});
     field("data", self.data, "training pairs");

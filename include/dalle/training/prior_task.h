@@ -16,6 +16,9 @@
 
 namespace dalle::training {
 
+/// The types that a prior is trained in. fp16 works on a CPU too, slowly, for checks.
+models::PriorCompute prior_compute(const PriorTraining& config, at::Device device);
+
 class PriorTask : public TrainingTask {
  public:
   PriorTask(const PriorTraining& config, at::Device device);
@@ -43,6 +46,7 @@ class PriorTask : public TrainingTask {
     return {"tokens", config_.model.layout().length()};
   }
   TrainingCost cost() const override { return cost_; }
+  bool needs_gradient_scaling() const override { return model_.compute().dtype == at::kHalf; }
   std::map<std::string, std::string> identities() const override;
   std::string tokenizer_bytes() const override { return encoder_.tokenizer().model_bytes(); }
 

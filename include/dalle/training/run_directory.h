@@ -35,6 +35,7 @@ class RunDirectory {
   const std::filesystem::path& root() const { return root_; }
   std::filesystem::path config_file() const { return root_ / "config.yaml"; }
   std::filesystem::path metrics_file() const { return root_ / "metrics.jsonl"; }
+  std::filesystem::path exponents_file() const { return root_ / "exponents.jsonl"; }
   std::filesystem::path log_file() const { return root_ / "log.txt"; }
   std::filesystem::path samples() const { return root_ / "samples"; }
   std::filesystem::path tensorboard() const { return root_ / "tensorboard"; }
@@ -46,7 +47,7 @@ class RunDirectory {
 
   /// Writes config.yaml anew where a resumed run has changed keys that may change, so that the next resume keeps them.
   void update_config(const std::string& config_yaml) const;
-  /// Forgets the metrics of steps after `step`, which a resumed run will log again.
+  /// Forgets the metrics and exponents of steps after `step`, which a resumed run will log again.
   void cut_metrics_after(int64_t step) const;
 
  private:

@@ -101,6 +101,8 @@ class TrainingTask {
   /// "images" or "tokens", and how many of them a sample is, for the speed display.
   virtual std::pair<std::string, int64_t> throughput_unit() const = 0;
   virtual TrainingCost cost() const { return {}; }
+  /// Whether the model's resblocks compute in fp16, whose gradients need scales of their own (paper 2.4).
+  virtual bool needs_gradient_scaling() const { return false; }
   /// Identities of other models this one depends on (dvae, tokenizer).
   virtual std::map<std::string, std::string> identities() const { return {}; }
   /// Bytes of the tokenizer that belongs to the model, or "".

@@ -20,6 +20,7 @@
 #include "dalle/training/checkpoint_writer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/finite_check.h"
+#include "dalle/training/gradient_scaling.h"
 #include "dalle/training/health.h"
 #include "dalle/training/learning_rate.h"
 #include "dalle/training/metrics.h"
@@ -68,7 +69,7 @@ class Trainer {
     return sharded_ ? sharded_->gradient_norms() : optim::gradient_norms(parameters_);
   }
   void accumulate(const std::vector<PreparedBatch>& batches, const StepContext& context);
-  /// What sums gradients over ranks, and what stands between them and the optimizer.
+  /// What sums gradients over ranks, and what stands between them and the optimizer; and how blocks are run.
   void set_up_gradients();
   /// After the last backward pass: gradients become those of the global batch. Returns their norm where it is not that of
   /// gradient_norms().
@@ -120,6 +121,8 @@ class Trainer {
   std::vector<storage::TensorPiece> gradient_state() const;
   /// Takes such a state, and out of `state`.
   void load_gradient_state(std::vector<storage::NamedTensor>& state);
+  /// The scales of a checkpoint, or none: a run may go on in another precision.
+  void load_scales(const std::vector<storage::NamedTensor>& state);
   bool is_due(int64_t interval) const { return interval > 0 && step_ % interval == 0; }
   /// Whether the step that ends with `step` updates done is logged.
   bool is_logged(int64_t step) const;
@@ -136,11 +139,13 @@ class Trainer {
   std::optional<optim::Ema> ema_;
   std::unique_ptr<distributed::GradientReducer> reducer_;  // of several ranks that split and compress nothing
   std::unique_ptr<GradientCompression> compression_;
+  std::unique_ptr<GradientScaling> scaling_;  // of resblocks in fp16
   std::unique_ptr<data::BatchStream> loader_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;  // this and the next two: rank 0 alone
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<cli::StatusLine> status_;
   layers::CheckpointRunner checkpoint_runner_;
+  layers::BlockRunner* runner_ = &layers::plain_runner();  // of a step's blocks
   Throughput throughput_;  // since the last line of metrics.jsonl
   TimeSpent unreported_;   // of the lines since the last report_speed()
   int64_t reported_step_ = 0;
