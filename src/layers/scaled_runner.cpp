@@ -14,8 +14,8 @@ using torch::autograd::variable_list;
 struct ScaledBlock : torch::CustomClassHolder {
   std::function<Tensor()> scale;
   std::function<void(const Tensor&)> observer;  // may be none
-  Tensor gradient;  // of the output, from when it entered until it has left
-  Tensor factor;    // the scale, in the gradient's type
+  Tensor gradient;                              // of the output, from when it entered until it has left
+  Tensor factor;                                // the scale, in the gradient's type
 };
 
 using ScaledBlockPointer = c10::intrusive_ptr<ScaledBlock>;

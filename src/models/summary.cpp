@@ -121,8 +121,8 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
   // once the first has gone, the gradient of the weights.
   // In fp16 the gradient of the identity waits beside the scaled one (layers/scaled_runner.h).
   const double hidden = state * ratio * bytes, waiting = compute.dtype == at::kHalf ? state * 4 : 0;
-  sum.block_work = (activation_checkpointing ? again : 0) + waiting + state * (4 + (casts_block ? bytes : 0)) + 2 * hidden +
-                   std::max(hidden, 4 * ratio * d * d);
+  sum.block_work = (activation_checkpointing ? again : 0) + waiting + state * (4 + (casts_block ? bytes : 0)) +
+                   2 * hidden + std::max(hidden, 4 * ratio * d * d);
 
   // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time
   // and their gradient; its weights cast, and in the products' order twice; their gradient, and that of some rows.

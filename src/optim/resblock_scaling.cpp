@@ -123,7 +123,8 @@ void ResblockScaling::clear(const Tensor& finite_N) const {
   for_gradients([&](int64_t block, const Tensor& gradient) { gradient.masked_fill_(bad_N[block], 0); });
 }
 
-Tensor ResblockScaling::unscale() const {
+Tensor ResblockScaling::unscale() {
+  const c10::NoGradGuard no_grad;
   std::vector<Tensor> gradients;
   std::vector<int64_t> blocks;
   for_gradients([&](int64_t block, const Tensor& gradient) {
@@ -134,8 +135,11 @@ Tensor ResblockScaling::unscale() const {
   if (gradients.empty()) return at::ones_like(log2_N_, at::kBool);
   const Tensor largest = at::stack(at::_foreach_norm(gradients, std::numeric_limits<double>::infinity()));
   const Tensor bad = largest.isfinite().logical_not().to(at::kLong);
-  const Tensor index = at::tensor(blocks, at::kLong).to(bad.device());
-  return at::zeros_like(log2_N_).index_add(0, index, bad).eq(0);
+  if (blocks != seen_blocks_) {  // once: to copy it waits for the device
+    seen_index_ = at::tensor(blocks, at::kLong).to(bad.device());
+    seen_blocks_ = std::move(blocks);
+  }
+  return at::zeros_like(log2_N_).index_add(0, seen_index_, bad).eq(0);
 }
 
 void ResblockScaling::update(const Tensor& finite_N, const Tensor& skip) {

@@ -198,8 +198,8 @@ void Trainer::train_step() {
   optim::GradientNorms norms = gradient_norms();
   const Tensor norm = known_norm ? *known_norm : optim::global_norm(norms);
   const Tensor bad = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
-  const UpdateSkips skips = scaling_ ? scaling_->finish_update(bad) : UpdateSkips{.all = bad, .each = {}};
   while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
+  const UpdateSkips skips = scaling_ ? scaling_->finish_update(bad) : UpdateSkips{.all = bad, .each = {}};
   const double learning_rate = learning_rate_.at(step_);
   const auto halving = learning_rate_.listed_halving(step_);
   if (trainer.clip_norm > 0) optim::clip_by_global_norm(trained(), trainer.clip_norm, norm);

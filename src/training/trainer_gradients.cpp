@@ -20,10 +20,12 @@ void Trainer::set_up_gradients() {
   }
   if (setup_.trainer.activation_checkpointing) runner_ = &checkpoint_runner_;
   if (task_.needs_gradient_scaling()) {
+    // Sums that several ranks hold are counted once; what is not summed yet, on every rank.
+    const bool holds_sums_first = sharded_ ? sharded_->is_first_group() : is_first_rank();
     scaling_ = std::make_unique<GradientScaling>(
         parameters_, trained(), communicator_,
         GradientScalingOptions{.skips_whole_updates = compression.enabled,
-                               .counts_parameters = sharded_ ? sharded_->is_first_group() : is_first_rank()});
+                               .counts_parameters = compression.enabled || holds_sums_first});
     runner_ = &scaling_->around(*runner_);
   } else if (setup_.trainer.exponent_histogram_interval_steps > 0) {
     throw ConfigError(Problem{"trainer.exponent_histogram_interval_steps", "0, or precision: fp16",

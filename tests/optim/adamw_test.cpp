@@ -144,7 +144,8 @@ TEST(AdamW, AStepThatIsNotSkippedIsAnOrdinaryOne) {
 TEST(AdamW, FlagsOfSingleParametersHoldForThemAlone) {
   for (const Moments moments : {Moments::kF32, Moments::kF16}) {
     TestModel some, all, none;
-    AdamW with_flags(some.named_parameters(), {.moments = moments}), updates(all.named_parameters(), {.moments = moments});
+    AdamW with_flags(some.named_parameters(), {.moments = moments}),
+        updates(all.named_parameters(), {.moments = moments});
     const Tensor off = at::zeros({}), flags = at::tensor({1.0f, 0.0f});
     for (uint64_t step = 0; step < 3; ++step) {
       for (TestModel* model : {&some, &all}) set_gradients(*model, step);

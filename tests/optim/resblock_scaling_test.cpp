@@ -137,8 +137,8 @@ TEST(ResblockScaling, PiecesBelongToTheBlocksOfTheWholeModel) {
   // This rank has parts of the second layer and the head alone.
   const std::vector<layers::NamedParameter> pieces{parameters[2], parameters[4]};
   ResblockScaling scaling(parameters, 1, pieces);
-  EXPECT_EQ(scaling.names(), (std::vector<std::string>{"resblocks.0.attn", "resblocks.0.mlp", "resblocks.1.attn",
-                                                       "resblocks.1.mlp"}));
+  EXPECT_EQ(scaling.names(),
+            (std::vector<std::string>{"resblocks.0.attn", "resblocks.0.mlp", "resblocks.1.attn", "resblocks.1.mlp"}));
   for (const auto& [name, parameter] : parameters) parameter->tensor.mutable_grad() = at::full({32}, 8192.0f);
   model.weights[2]->tensor.mutable_grad()[5] = NAN;
   const Tensor finite = scaling.unscale();

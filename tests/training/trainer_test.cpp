@@ -87,6 +87,9 @@ TEST(Trainer, ActivationCheckpointingChangesNoBit) {
   expect_checkpointing_changes_nothing(tiny_dvae(3), "dvae");
   expect_checkpointing_changes_nothing(tiny_clip(3), "clip");
   expect_checkpointing_changes_nothing(tiny_prior(3), "prior");
+  auto in_fp16 = tiny_prior(3);
+  in_fp16.precision = Precision::kFp16;
+  expect_checkpointing_changes_nothing(in_fp16, "fp16");
 }
 
 TEST(Trainer, AnUpdateWithoutFiniteGradientIsSkippedAndCounted) {

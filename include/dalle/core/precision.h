@@ -19,7 +19,8 @@ struct EnumNames<Precision> {
                                                    {Precision::kF64, "f64"}};
 };
 
-/// The compute type: auto is bf16 where `device` multiplies it natively, else f32. Throws ConfigError for fp16 on a CPU.
+/// The compute type: auto is bf16 where `device` multiplies it natively, else f32. Throws ConfigError for fp16 on a CPU
+/// (training a prior takes it there too: training/prior_task.h).
 at::ScalarType compute_dtype(Precision precision, at::Device device);
 
 }  // namespace dalle

@@ -47,7 +47,7 @@ class ResblockScaling {
 
   /// Divides the gradients of the resblocks' parameters by their scales. Returns, bool [blocks], whether a block's are all
   /// finite; a block without gradients counts as finite. To be called once, when all micro-batches have added to them.
-  Tensor unscale() const;
+  Tensor unscale();
   /// Gradients of the blocks that are not finite become 0.
   void clear(const Tensor& finite_N) const;
   /// Calls see(block, gradient) for each gradient of a resblock's parameter.
@@ -72,6 +72,8 @@ class ResblockScaling {
   std::vector<std::string> names_;
   std::vector<layers::NamedParameter> parameters_;  // of resblocks, this rank's pieces
   std::vector<int64_t> blocks_;                     // theirs
+  std::vector<int64_t> seen_blocks_;                // of the gradients that there were at the last unscale()
+  Tensor seen_index_;                               // the same on the device
   int64_t num_replicas_;
   Tensor overflows_;         // i64
   Tensor log2_N_;            // i64, thousandths

@@ -318,7 +318,8 @@ struct PriorTraining {
 
   static void visit_fields(auto& self, auto&& field) {
     field("trainer", self.trainer, "the loop");
-    field("precision", self.precision, "number format of matrix work; fp16: with per-resblock gradient scaling (paper 2.4)", {.changeable = true});
+    field("precision", self.precision,
+          "number format of matrix work; fp16: with per-resblock gradient scaling (paper 2.4)", {.changeable = true});
     field("head_precision", self.head_precision, "number format of the output heads (paper: f32)",
           {.changeable = true});
     field("data", self.data, "training pairs");

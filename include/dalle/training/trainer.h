@@ -146,8 +146,8 @@ class Trainer {
   std::unique_ptr<cli::StatusLine> status_;
   layers::CheckpointRunner checkpoint_runner_;
   layers::BlockRunner* runner_ = &layers::plain_runner();  // of a step's blocks
-  Throughput throughput_;  // since the last line of metrics.jsonl
-  TimeSpent unreported_;   // of the lines since the last report_speed()
+  Throughput throughput_;                                  // since the last line of metrics.jsonl
+  TimeSpent unreported_;                                   // of the lines since the last report_speed()
   int64_t reported_step_ = 0;
   std::vector<PreparedBatch> kept_batches_;  // overfit_one_batch
   std::vector<std::pair<std::string, Tensor>> step_metrics_;
