@@ -71,6 +71,14 @@ function(dalle_register_suites target label source)
     list(APPEND labels slow)
     set(timeout 900)
   endif()
+  # Several ranks: over NCCL where the build has it and the machine has GPUs, as support/rank_processes.h chooses.
+  file(STRINGS ${source} ranks REGEX "run_ranks\\(|train_on_ranks\\(|RankProcesses")
+  if(ranks)
+    list(APPEND labels ranks)
+    if(DALLE_WITH_NCCL)
+      list(APPEND labels nccl)
+    endif()
+  endif()
   add_test(NAME ${label}.${stem} COMMAND ${target} --gtest_filter=${filter} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   # A suite that the pattern above did not find would never run: an empty selection is a failure.
   set_tests_properties(${label}.${stem} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout}

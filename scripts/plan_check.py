@@ -10,38 +10,16 @@ with which plan-run predicts the run of two. All kinds of run take turns; each f
 in brackets. On a machine with other work the figures mean little.
 """
 import argparse
-import json
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs/demo/prior.yaml"
+from prior_runs import ROOT, PriorRuns, run, shown
+
 TIMES = {"s": 1, "ms": 1e-3, "us": 1e-6, "ks": 1e3}
-
-
-def run(command):
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"plan_check.py: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr}{done.stdout}")
-    return done.stdout + done.stderr
-
-
-def train(options, folder, ranks, batch):
-    """Seconds of a step, and the run's log."""
-    trainer = {"num_steps": options.steps, "batch_size": batch, "log_interval_steps": 10, "preview_interval_steps": 0,
-               "validation_interval_steps": 0, "checkpoint_interval_steps": 0}
-    settings = [part for key, value in trainer.items() for part in ("--set", f"trainer.{key}={value}")]
-    command = [options.build / "bin/train-prior", CONFIG, "--run-dir", folder, "--threads", 1, "--device", "cpu"]
-    log = run([ROOT / "scripts/launch.sh", ranks, *command, *settings])
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    # The first lines hold the making of masks, connections and buckets.
-    speeds = [line["tokens_per_second"] for line in lines if line["phase"] == "train" and line["step"] > 20]
-    return batch * 288 / statistics.median(speeds), log
 
 
 def predicted(options, folder, ranks, device):
@@ -54,10 +32,6 @@ def predicted(options, folder, ranks, device):
     return float(seconds) * TIMES[unit]
 
 
-def shown(values):
-    return f"{statistics.median(values) * 1e3:.1f} ms [{min(values) * 1e3:.1f} .. {max(values) * 1e3:.1f}]"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
@@ -67,18 +41,18 @@ def main():
     parser.add_argument("--keep", type=Path, help="where runs are kept")
     options = parser.parse_args()
     options.build = options.build.resolve()
-    if not (ROOT / "demo/dvae").exists():
-        sys.exit("plan_check.py: expected the demo's models in demo/: run scripts/demo.sh first")
+    runs = PriorRuns(options.build)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         one, beside, two, bandwidths = [], [], [], []
         for turn in range(options.rounds):
-            one.append(train(options, folder / f"one-{turn}", 1, options.batch)[0])
+            one.append(runs.time(folder / f"one-{turn}", 1, options.batch, options.steps)[0])
             with ThreadPoolExecutor() as pool:
-                pair = pool.map(lambda i: train(options, folder / f"pair-{turn}-{i}", 1, options.batch)[0], range(2))
+                pair = pool.map(lambda i: runs.time(folder / f"pair-{turn}-{i}", 1, options.batch, options.steps)[0],
+                                range(2))
                 beside.append(statistics.mean(pair))
-            seconds, log = train(options, folder / f"two-{turn}", 2, 2 * options.batch)
+            seconds, log = runs.time(folder / f"two-{turn}", 2, 2 * options.batch, options.steps)
             two.append(seconds)
             bandwidths.append(float(re.search(r"all-reduce of .* bus bandwidth ([\d.]+) GB/s", log).group(1)))
         # t = a / share + b, from two shares.

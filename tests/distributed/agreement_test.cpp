@@ -17,7 +17,7 @@ using testing::message_of;
 using testing::run_ranks;
 
 TEST(AgreementWorker, DISABLED_Texts) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
   const int rank = group->rank(), size = group->world_size();
   // Of different lengths, one of them empty, with a zero byte.
   const auto text_of = [](int r) { return std::string(static_cast<size_t>(3 * r), 'a') + std::string(r > 0, '\0'); };

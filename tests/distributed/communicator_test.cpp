@@ -60,24 +60,26 @@ TEST(Communicator, VariablesWithoutSenseAreNamed) {
 
 /// What every rank does; run by the tests below in processes of their own, never by itself.
 TEST(CommunicatorWorker, DISABLED_Collectives) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
+  const at::Device device = testing::rank_device();
   const int rank = group->rank(), size = group->world_size();
+  const auto options = at::TensorOptions(at::kFloat).device(device);
   const int64_t ranks = size * (size - 1) / 2;  // 0 + 1 + ... + (size - 1)
 
   for (const auto dtype : {at::kFloat, at::kDouble, at::kLong, at::kInt}) {
-    Tensor x = (at::arange(12).reshape({3, 4}) + 100 * rank).to(dtype);
+    Tensor x = (at::arange(12, device).reshape({3, 4}) + 100 * rank).to(dtype);
     group->all_reduce_sum(x);
     EXPECT_TRUE(bitwise_equal(x, (at::arange(12).reshape({3, 4}) * size + 100 * ranks).to(dtype)));
   }
   // A gradient whose layout differs between ranks.
-  const Tensor image = at::arange(2 * 3 * 4 * 5, at::kFloat).reshape({2, 3, 4, 5});
+  const Tensor image = at::arange(2 * 3 * 4 * 5, options).reshape({2, 3, 4, 5});
   Tensor mixed = image.clone(rank == 0 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
   group->all_reduce_sum(mixed);
   EXPECT_TRUE(bitwise_equal(mixed, image * size));
   EXPECT_EQ(mixed.is_contiguous(), rank != 0);
 
-  Tensor weight = at::full({2, 3}, rank, at::kFloat).set_requires_grad(true);
-  Tensor column = at::full({3, 2}, rank, at::kLong).select(1, 0);
+  Tensor weight = at::full({2, 3}, rank, options).set_requires_grad(true);
+  Tensor column = at::full({3, 2}, rank, options.dtype(at::kLong)).select(1, 0);
   const int root = size - 1;
   group->broadcast(weight, root);
   group->broadcast(column, root);
@@ -85,24 +87,29 @@ TEST(CommunicatorWorker, DISABLED_Collectives) {
   EXPECT_TRUE(bitwise_equal(column, at::full({3}, root, at::kLong)));
   EXPECT_TRUE(weight.requires_grad());
 
-  const Tensor gathered = group->all_gather(at::full({2, 3}, rank, at::kBFloat16).t());
+  const Tensor gathered = group->all_gather(at::full({2, 3}, rank, options.dtype(at::kBFloat16)).t());
   for (int r = 0; r < size; ++r) {
     EXPECT_TRUE(bitwise_equal(gathered.slice(0, 3 * r, 3 * r + 3), at::full({3, 2}, r, at::kBFloat16)));
   }
-  EXPECT_TRUE(bitwise_equal(group->all_gather(at::scalar_tensor(rank, at::kLong)), at::arange(size)));
+  EXPECT_TRUE(bitwise_equal(group->all_gather(at::scalar_tensor(rank, options.dtype(at::kLong))), at::arange(size)));
+  Tensor on_host = at::arange(3) + rank;  // whatever the ranks' device
+  group->all_reduce_sum(on_host);
+  EXPECT_TRUE(bitwise_equal(on_host, at::arange(3) * size + ranks));
   group->barrier();
 }
 
 /// Operations that are waited for later, and in another order than they were begun in.
 TEST(CommunicatorWorker, DISABLED_Asynchronous) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
   const int rank = group->rank(), size = group->world_size();
-  const Tensor sum = at::arange(10, at::kFloat) + rank;
-  const Tensor whole = at::empty({2 * size, 3}, at::kLong);
-  const Tensor shares = at::arange(size * 4, at::kDouble).reshape({size * 2, 2}) * (rank + 1);
-  const Tensor share = at::empty({2, 2}, at::kDouble);
+  const auto options = at::TensorOptions(testing::rank_device());
+  const auto integers = options.dtype(at::kLong), precise = options.dtype(at::kDouble);
+  const Tensor sum = at::arange(10, options.dtype(at::kFloat)) + rank;
+  const Tensor whole = at::empty({2 * size, 3}, integers);
+  const Tensor shares = at::arange(size * 4, precise).reshape({size * 2, 2}) * (rank + 1);
+  const Tensor share = at::empty({2, 2}, precise);
   Pending reduced = group->start_all_reduce_sum(sum);
-  Pending gathered = group->start_all_gather(whole, at::full({2, 3}, rank, at::kLong));
+  Pending gathered = group->start_all_gather(whole, at::full({2, 3}, rank, integers));
   Pending scattered = group->start_reduce_scatter_sum(share, shares);
   scattered.wait();
   gathered.wait();
@@ -121,7 +128,7 @@ TEST(CommunicatorWorker, DISABLED_Asynchronous) {
 
 /// Everything has a limit of two seconds but waiting for what one rank does alone.
 TEST(CommunicatorWorker, DISABLED_Patience) {
-  const auto group = init(at::kCPU, std::chrono::seconds(2));
+  const auto group = init(testing::rank_device(), std::chrono::seconds(2));
   for (int round = 0; round < 2; ++round) {
     const auto start = std::chrono::steady_clock::now();
     if (group->rank() == 1) ::sleep(3);

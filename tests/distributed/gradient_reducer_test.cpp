@@ -19,16 +19,18 @@ using testing::run_ranks;
 /// A chain x -> w_0 x -> ... whose gradients come from the last matrix to the first, with a tensor used at both ends, one in
 /// channels-last layout, one of another type, and one that has no gradient.
 struct Chain {
+  at::TensorOptions options;
   std::vector<Tensor> matrices;
-  Tensor at_both_ends = at::full({4}, 0.5).requires_grad_();
-  Tensor kernel = at::ones({2, 3, 2, 2}).contiguous(at::MemoryFormat::ChannelsLast).requires_grad_();
-  Tensor precise = at::ones({3}, at::kDouble).requires_grad_();
-  Tensor unused = at::ones({5}).requires_grad_();
-  Tensor frozen = at::ones({5});
+  Tensor at_both_ends = at::full({4}, 0.5, options).requires_grad_();
+  Tensor kernel = at::ones({2, 3, 2, 2}, options).contiguous(at::MemoryFormat::ChannelsLast).requires_grad_();
+  Tensor precise = at::ones({3}, options.dtype(at::kDouble)).requires_grad_();
+  Tensor unused = at::ones({5}, options).requires_grad_();
+  Tensor frozen = at::ones({5}, options);
 
-  Chain() {
+  explicit Chain(at::Device device = at::kCPU) : options(at::TensorOptions(at::kFloat).device(device)) {
     for (int i = 0; i < 6; ++i) {
-      matrices.push_back((at::eye(4) + 0.1 * at::arange(16).reshape({4, 4}).remainder(5)).set_requires_grad(true));
+      const Tensor ramp = at::arange(16, options).reshape({4, 4}).remainder(5);
+      matrices.push_back((at::eye(4, options) + 0.1 * ramp).set_requires_grad(true));
     }
   }
   std::vector<Tensor> parameters() const {
@@ -40,7 +42,7 @@ struct Chain {
   Tensor loss(const Tensor& input) const {
     Tensor x = input * at_both_ends;
     for (const Tensor& matrix : matrices) x = at::matmul(matrix, x).tanh();
-    const Tensor picture = at::arange(2 * 3 * 4 * 4, at::kFloat).reshape({2, 3, 4, 4}) * input[0];
+    const Tensor picture = at::arange(2 * 3 * 4 * 4, options).reshape({2, 3, 4, 4}) * input[0];
     return (x * at_both_ends).sum() + at::conv2d(picture, kernel).mean() + (precise * input[1]).sum().to(at::kFloat);
   }
   void reset() const {
@@ -52,12 +54,14 @@ Tensor input_of(int rank, int micro_batch, int step) {
   return at::arange(4, at::kFloat) * 0.25 + rank + 0.5 * micro_batch - 0.125 * step;
 }
 
-void add_gradients(const Chain& chain, const Tensor& input) { torch::autograd::backward({chain.loss(input)}, {}); }
+void add_gradients(const Chain& chain, const Tensor& input) {
+  torch::autograd::backward({chain.loss(input.to(chain.options.device()))}, {});
+}
 
 TEST(GradientReducerWorker, DISABLED_Sums) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
   const int rank = group->rank(), size = group->world_size();
-  const Chain chain, reference;
+  const Chain chain(testing::rank_device()), reference(testing::rank_device());
   constexpr int64_t kTwoMatrices = 2 * 16 * sizeof(float);
   GradientReducer reducer(chain.parameters(), *group, kTwoMatrices);
   for (int step = 0; step < 3; ++step) {
@@ -86,9 +90,10 @@ TEST(GradientReducerWorker, DISABLED_Sums) {
 
 /// A rank whose pass leaves a parameter out has zeros for it.
 TEST(GradientReducerWorker, DISABLED_Missing) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
-  Tensor everywhere = at::ones({3}).requires_grad_(), on_last = at::ones({2}).requires_grad_(),
-         nowhere = at::ones({2}).requires_grad_();
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
+  const auto options = at::TensorOptions(testing::rank_device());
+  Tensor everywhere = at::ones({3}, options).requires_grad_(), on_last = at::ones({2}, options).requires_grad_(),
+         nowhere = at::ones({2}, options).requires_grad_();
   const bool is_last = group->rank() == group->world_size() - 1;
   GradientReducer reducer({everywhere, on_last, nowhere}, *group);
   for (int step = 0; step < 2; ++step) {

@@ -13,8 +13,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(SelfTestWorker, DISABLED_Lines) {
-  const auto group = init(at::kCPU, std::chrono::seconds(60));
-  const auto lines = self_test(*group, at::kCPU);
+  const auto group = init(testing::rank_device(), std::chrono::seconds(60));
+  const auto lines = self_test(*group, testing::rank_device());
   ASSERT_EQ(lines.size(), 3U);
   EXPECT_THAT(lines[0], HasSubstr("all-reduce of 4.0 MiB over "));
   EXPECT_THAT(lines[1], HasSubstr("all-gather of 4.0 MiB over "));

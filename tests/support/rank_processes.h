@@ -1,6 +1,9 @@
-// Several ranks as processes of this machine: this test program again, running one disabled test in each.
+// Several ranks as processes of this machine: this test program again, running one disabled test in each. Where there are
+// GPUs their collectives go over NCCL, else over Gloo.
 #pragma once
 
+#include <ATen/Context.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -49,13 +52,28 @@ inline int free_port() {
   return ntohs(address.sin_port);
 }
 
-/// What tells a process which rank it is.
+inline int num_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
+
+/// What tells a process which rank it is. Ranks share GPUs where there are fewer: NCCL refuses that within a host, so each
+/// says that it is a host of its own.
 inline Variables rank_variables(int rank, int size, int port) {
-  return {{"RANK", std::to_string(rank)},
-          {"WORLD_SIZE", std::to_string(size)},
-          {"LOCAL_RANK", std::to_string(rank)},
-          {"MASTER_ADDR", "127.0.0.1"},
-          {"MASTER_PORT", std::to_string(port)}};
+  const int gpus = num_gpus();
+  Variables variables{{"RANK", std::to_string(rank)},
+                      {"WORLD_SIZE", std::to_string(size)},
+                      {"LOCAL_RANK", std::to_string(gpus > 0 ? rank % gpus : rank)},
+                      {"MASTER_ADDR", "127.0.0.1"},
+                      {"MASTER_PORT", std::to_string(port)}};
+  if (gpus > 0 && gpus < size) {
+    variables.emplace_back("NCCL_HOSTID", "rank-" + std::to_string(rank));
+    variables.emplace_back("NCCL_SOCKET_IFNAME", "lo");
+  }
+  return variables;
+}
+
+/// In a process of rank_variables(): its GPU, or the CPU.
+inline at::Device rank_device() {
+  if (num_gpus() == 0) return at::kCPU;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(std::getenv("LOCAL_RANK")))};
 }
 
 inline pid_t start_worker(const std::string& test, const Variables& variables) {

@@ -11,9 +11,9 @@
 
 namespace dalle::testing {
 
-/// max |a - b| / max |b|, in f64; infinite where a or b is not finite, or where b is 0 everywhere and a is not.
+/// max |a - b| / max |b|, in f64 on the CPU; infinite where a or b is not finite, or where b is 0 everywhere and a is not.
 inline double relative_error(const Tensor& actual, const Tensor& expected) {
-  const Tensor a = actual.detach().to(at::kDouble), b = expected.detach().to(at::kDouble);
+  const Tensor a = actual.detach().cpu().to(at::kDouble), b = expected.detach().cpu().to(at::kDouble);
   if (a.numel() == 0) return 0;
   if (!at::isfinite(a).all().item<bool>() || !at::isfinite(b).all().item<bool>()) return INFINITY;
   const double difference = (a - b).abs().max().item<double>(), largest = b.abs().max().item<double>();

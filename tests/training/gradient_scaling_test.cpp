@@ -89,7 +89,7 @@ void train_on(distributed::Communicator& ranks, const PriorTraining& config, con
 TEST(Fp16Worker, DISABLED_TrainsOnTwoRanks) {
   set_console_level(LogLevel::kError);
   set_num_threads(1);
-  const auto group = distributed::init(at::kCPU, std::chrono::seconds(60));
+  const auto group = distributed::init(testing::rank_device(), std::chrono::seconds(60));
   const bool is_first = group->rank() == 0;
   const testing::TempDirectory scratch("fp16-ranks");  // rank 0's is used
   const fs::path root = distributed::on_first_rank(*group, [&] { return (scratch / "").string(); });

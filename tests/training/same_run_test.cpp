@@ -16,7 +16,7 @@ using ::testing::HasSubstr;
 using testing::message_of;
 
 TEST(SameRunWorker, DISABLED_Differences) {
-  const auto group = distributed::init(at::kCPU, std::chrono::seconds(60));
+  const auto group = distributed::init(testing::rank_device(), std::chrono::seconds(60));
   const std::string config = "trainer:\n  seed: 3\n", plan = "8 samples, captions 12ab";
   require_same_run(*group, config, plan);
   const bool is_odd = group->rank() == 1;

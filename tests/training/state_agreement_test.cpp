@@ -14,10 +14,10 @@ using ::testing::HasSubstr;
 /// Rank 1's weights are moved in the middle of the second step.
 TEST(StateAgreementWorker, DISABLED_Drifts) {
   set_console_level(LogLevel::kError);
-  const auto group = distributed::init(at::kCPU, std::chrono::seconds(60));
+  const auto group = distributed::init(testing::rank_device(), std::chrono::seconds(60));
   const testing::TempDirectory scratch(str("drift-", group->rank()));
   auto config = tiny_dvae(4);
-  DvaeTask task(config, at::kCPU);
+  DvaeTask task(config, testing::rank_device());
   WatchedTask watched(task);
   watched.before_step = [&](int64_t step) {
     if (step != 1 || group->rank() != 1) return;
