@@ -6,11 +6,11 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <sstream>
 
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
+#include "dalle/core/str.h"
 #include "dalle/data/image_codec.h"
 #include "dalle/generation/picture_writer.h"
 
@@ -19,6 +19,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
+
+constexpr const char* kJournal = "candidates";
+constexpr const char* kLines = ".jsonl";
 
 // A log likelihood may be -inf (a code of no probability was primed), for which JSON has no number: it is null there.
 Json json_number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
@@ -49,33 +52,48 @@ bool parse(const std::string& line, FinishedCandidate& candidate) {
 
 }  // namespace
 
-CandidateStore::CandidateStore(fs::path directory)
-    : directory_(std::move(directory)), journal_(directory_ / "candidates.jsonl") {
+CandidateStore::CandidateStore(fs::path directory, int rank)
+    : directory_(std::move(directory)),
+      journal_(directory_ / (rank == 0 ? str(kJournal, kLines) : str(kJournal, "-", rank, kLines))) {
   std::error_code error;
   fs::create_directories(directory_, error);
   if (error) {
     throw FileError(Problem{
         .place = directory_.string(), .expected = "a folder that can be made and written", .got = error.message()});
   }
+  refresh();
   if (!fs::exists(journal_)) return;
-  const std::string text = read_file(journal_);
-  std::istringstream lines(text);
-  std::set<int64_t> seen;
-  for (std::string line; std::getline(lines, line);) {
-    FinishedCandidate candidate;
-    if (!parse(line, candidate) || !fs::exists(directory_ / picture_name(candidate.number))) continue;
-    if (seen.insert(candidate.number).second) finished_.push_back(std::move(candidate));
-  }
   // The next line must not be appended to half of one.
+  const std::string text = read_file(journal_);
   if (!text.empty() && text.back() != '\n') append_line(journal_, "");
 }
 
+/// In an order that does not depend on the file system.
+std::vector<fs::path> CandidateStore::journals() const {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kJournal) && name.ends_with(kLines)) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+void CandidateStore::refresh() {
+  for (const auto& path : journals()) {
+    std::istringstream lines(read_file(path));
+    for (std::string line; std::getline(lines, line);) {
+      FinishedCandidate candidate;
+      if (!parse(line, candidate) || !fs::exists(directory_ / picture_name(candidate.number))) continue;
+      if (numbers_.insert(candidate.number).second) finished_.push_back(std::move(candidate));
+    }
+  }
+}
+
 std::vector<int64_t> CandidateStore::missing(int64_t candidates) const {
-  std::set<int64_t> there;
-  for (const auto& candidate : finished_) there.insert(candidate.number);
   std::vector<int64_t> out;
   for (int64_t number = 0; number < candidates; ++number) {
-    if (!there.contains(number)) out.push_back(number);
+    if (!numbers_.contains(number)) out.push_back(number);
   }
   return out;
 }
@@ -88,6 +106,7 @@ void CandidateStore::add(const std::vector<FinishedCandidate>& batch, const Tens
   }
   for (const auto& candidate : batch) {
     append_line(journal_, line_of(candidate));
+    numbers_.insert(candidate.number);
     finished_.push_back(candidate);
   }
 }
@@ -104,7 +123,7 @@ Tensor CandidateStore::picture(int64_t number) const {
 
 void CandidateStore::close() {
   std::error_code ignored;
-  fs::remove(journal_, ignored);
+  for (const auto& path : journals()) fs::remove(path, ignored);
 }
 
 }  // namespace dalle::generation

@@ -93,6 +93,12 @@ SampleFolder::SampleFolder(fs::path out, const RunDescription& run) : out_(std::
   remove_temporaries(out_);
 }
 
+SampleFolder SampleFolder::of_first_rank(fs::path out) {
+  SampleFolder folder;
+  folder.out_ = std::move(out);
+  return folder;
+}
+
 void SampleFolder::finish() {
   std::error_code ignored;
   fs::remove(out_ / kFile, ignored);

@@ -21,6 +21,9 @@ class SampleFolder {
   /// that names what differs from the unfinished run, FileError where the folder cannot be written.
   SampleFolder(std::filesystem::path out, const RunDescription& run);
 
+  /// Of a folder that the first of several ranks has made.
+  static SampleFolder of_first_rank(std::filesystem::path out);
+
   /// Whether an interrupted run left something.
   bool goes_on() const { return goes_on_; }
   std::filesystem::path operator/(const std::string& name) const { return out_ / name; }
@@ -30,6 +33,7 @@ class SampleFolder {
   void finish();
 
  private:
+  SampleFolder() = default;
   std::filesystem::path out_;
   bool goes_on_ = false;
 };

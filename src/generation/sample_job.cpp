@@ -16,6 +16,8 @@
 #include "dalle/core/logging.h"
 #include "dalle/core/signals.h"
 #include "dalle/core/str.h"
+#include "dalle/distributed/agreement.h"
+#include "dalle/distributed/join.h"
 #include "dalle/generation/batches.h"
 #include "dalle/generation/candidate_store.h"
 #include "dalle/generation/caption_list.h"
@@ -53,56 +55,104 @@ std::string folder_name(size_t caption) {
 
 class SampleJob {
  public:
-  explicit SampleJob(const SampleOptions& options)
+  SampleJob(const SampleOptions& options, const distributed::Ranks& ranks)
       : options_(options),
+        ranks_(*ranks.communicator),
         captions_(read_captions(options.caption, options.captions)),
-        models_(load_sample_models(options)),
+        models_(load_sample_models(options, ranks.device)),
         keep_(std::min(options.keep.value_or(kDefaultKeep), options.candidates)),
         slots_(models_.prior.model->config().image_context()) {
     times_.load = now_seconds() - started_;
-    batch_size_ = plan_batch_size(models_, options_);
+    const int64_t share = (options.candidates + ranks_.world_size() - 1) / ranks_.world_size();
+    batch_size_ = plan_batch_size(models_, options_, ranks.on_this_machine, share);
     prompt_ = prompt_tokens(models_, options_);
-    folder_.emplace(options.out, describe_run(options_, captions_, models_, prompt_));
+    open_folder();
   }
 
   int run() {
     const c10::NoGradGuard no_grad;
     const StopSignals signals;
     open_captions();
+    bool is_stopped = false;
     try {
       for (size_t i = 0; i < captions_.size(); ++i) draw(i);
     } catch (const Interrupted&) {
-      status_->finish();
-      show_gallery();
-      log_info(str("stopped by a signal; ", num_finished(), " of ", num_wanted(), " candidates are in ",
-                   folder_->path().string(), "; the same command goes on from there"));
-      return cli::kStopped;
+      is_stopped = true;
     }
     status_->finish();
-    finish();
-    return cli::kDone;
+    is_stopped = meet(is_stopped);
+    if (is_first()) {
+      refresh();
+      if (!is_stopped) finish();
+      if (is_stopped) {
+        show_gallery();
+        log_info(str("stopped by a signal; ", num_finished(), " of ", num_wanted(), " candidates are in ",
+                     folder_->path().string(), "; the same command goes on from there"));
+      }
+    }
+    ranks_.await(0);
+    return is_stopped ? cli::kStopped : cli::kDone;
   }
 
  private:
   struct Caption {
     std::string text, folder;
     CandidateStore store;
-    bool is_done = false;  // its sheet is there
+    std::vector<int64_t> share;  // numbers that are this rank's to draw
+    bool is_done = false;        // its sheet is there
   };
 
+  bool is_first() const { return ranks_.rank() == 0; }
+
+  /// By the first rank, once all have said that they would draw the same.
+  void open_folder() {
+    const RunDescription run = describe_run(options_, captions_, models_, prompt_);
+    require_same_description(ranks_, run);
+    distributed::on_first_rank(ranks_, [&] {
+      folder_.emplace(options_.out, run);
+      return std::string();
+    });
+    if (!folder_) folder_ = SampleFolder::of_first_rank(options_.out);
+  }
+
+  /// What is missing of each caption is shared out: neighbouring numbers to each rank.
   void open_captions() {
+    const int64_t rank = ranks_.rank(), size = ranks_.world_size();
     for (size_t i = 0; i < captions_.size(); ++i) {
       const std::string folder = folder_name(i);
-      opened_.push_back({.text = captions_[i], .folder = folder, .store = CandidateStore(*folder_ / folder)});
+      Caption& caption = opened_.emplace_back(captions_[i], folder,
+                                              CandidateStore(*folder_ / folder, static_cast<int>(rank)));
+      const auto missing = caption.store.missing(options_.candidates);
+      const auto first = missing.begin(), count = static_cast<int64_t>(missing.size());
+      caption.share.assign(first + count * rank / size, first + count * (rank + 1) / size);
+      num_own_ += static_cast<int64_t>(caption.share.size());
     }
+    ranks_.barrier();  // nobody draws before all have seen what is missing
+    const std::string ranks = size > 1 ? str(" on each of ", size, " ranks") : "";
     log_info(str(captions_.size(), captions_.size() == 1 ? " caption, " : " captions, ", options_.candidates,
-                 " candidates each, ", batch_size_, " at a time, on ", describe_device(models_.device)));
+                 " candidates each, ", batch_size_, " at a time", ranks, ", on ", describe_device(models_.device)));
     if (folder_->goes_on()) {
       log_info(
           str("going on with an interrupted run: ", num_finished(), " of ", num_wanted(), " candidates are there"));
     }
-    former_ = num_finished();
-    status_.emplace("sampling", "tokens", num_wanted() * slots_, former_ * slots_);
+    former_ = size > 1 ? 0 : num_finished();
+    status_.emplace(size > 1 ? str("sampling, this rank's share of ", size) : "sampling", "tokens",
+                    (former_ + num_own_) * slots_, former_ * slots_);
+    ranks_.note("drawing", distributed::Pace::kOpenEnded);
+  }
+
+  /// Waits until every rank is done with its share, whatever time that takes. Whether any was stopped by a signal.
+  bool meet(bool is_stopped) {
+    for (int rank = 0; rank < ranks_.world_size(); ++rank) ranks_.await(rank);
+    Tensor sums = at::tensor({is_stopped ? 1.0 : 0.0, static_cast<double>(tokens_done_)}, at::kDouble);
+    ranks_.all_reduce_sum(sums);
+    tokens_of_all_ = sums[1].item<double>();
+    return sums[0].item<double>() > 0;
+  }
+
+  void refresh() {
+    if (ranks_.world_size() == 1) return;
+    for (auto& caption : opened_) caption.store.refresh();
   }
 
   int64_t num_wanted() const { return static_cast<int64_t>(captions_.size()) * options_.candidates; }
@@ -114,10 +164,9 @@ class SampleJob {
 
   void draw(size_t index) {
     Caption& caption = opened_[index];
-    const auto missing = caption.store.missing(options_.candidates);
-    if (!missing.empty()) {
+    if (!caption.share.empty()) {
       const auto encoded = models_.captions->encode(caption.text);
-      if (encoded.truncated) {
+      if (encoded.truncated && is_first()) {
         log_warning(str("a caption is longer than ", models_.captions->length(),
                         " tokens and was cut: ", shortened(caption.text)));
       }
@@ -125,10 +174,17 @@ class SampleJob {
       const Tensor features = options_.rerank == RerankBy::kClip
                                   ? caption_features(*models_.clip->model, *models_.clip_tokenizer, {caption.text})
                                   : Tensor();
-      batch_size_ = in_batches(missing, batch_size_, [&](std::span<const int64_t> numbers) {
+      batch_size_ = in_batches(caption.share, batch_size_, [&](std::span<const int64_t> numbers) {
         draw_batch(caption, prompt, features, numbers);
       });
     }
+    write_sheet(caption);
+  }
+
+  /// Of a caption whose candidates are all there.
+  void write_sheet(Caption& caption) {
+    const bool is_whole = static_cast<int64_t>(caption.store.finished().size()) == options_.candidates;
+    if (!is_first() || !is_whole || caption.is_done) return;
     const double begin = now_seconds();
     const auto order = best_first(caption.store.finished());
     write_caption_sheet(*folder_ / (caption.folder + "/contact-sheet.png"), caption.text, caption.store, order, keep_,
@@ -172,7 +228,10 @@ class SampleJob {
                        std::vector<int64_t>(row, row + slots_)});
     }
     caption.store.add(batch, pictures);
-    if (now_seconds() - shown_ > kGalleryInterval) show_gallery();
+    if (is_first() && now_seconds() - shown_ > kGalleryInterval) {
+      refresh();
+      show_gallery();
+    }
     lap(times_.write);
   }
 
@@ -220,6 +279,7 @@ class SampleJob {
                        {"guidance", options_.guidance},
                        {"precision", std::string(enum_name(options_.precision))},
                        {"batch_size", batch_size_}};
+    if (ranks_.world_size() > 1) report.settings.emplace_back("ranks", int64_t{ranks_.world_size()});
     if (!options_.image_prompt.empty()) {
       report.settings.emplace_back("image_prompt", options_.image_prompt.string());
       report.settings.emplace_back("prompt_rows", options_.prompt_rows);
@@ -262,6 +322,7 @@ class SampleJob {
   }
 
   void finish() {
+    for (auto& caption : opened_) write_sheet(caption);
     const double begin = now_seconds();
     std::vector<SheetCell> overview;
     for (const auto& caption : opened_) {
@@ -276,13 +337,13 @@ class SampleJob {
     write_scores(folder_->path(), show_gallery());
     for (auto& caption : opened_) caption.store.close();
     folder_->finish();
-    const double tokens = static_cast<double>(tokens_done_);
     log_info(str("drawn in ", cli::format_duration(times_.sample), " (",
-                 cli::format_rate(tokens / std::max(1e-9, times_.sample)), " tokens/s); open ",
+                 cli::format_rate(tokens_of_all_ / std::max(1e-9, times_.sample)), " tokens/s); open ",
                  (folder_->path() / "index.html").string()));
   }
 
   SampleOptions options_;
+  distributed::Communicator& ranks_;
   double started_ = now_seconds();
   std::vector<std::string> captions_;
   SampleModels models_;
@@ -290,7 +351,9 @@ class SampleJob {
   Times times_;
   int64_t batch_size_ = 1;
   int64_t former_ = 0;       // candidates of the interrupted run
+  int64_t num_own_ = 0;      // candidates that this process has to draw
   int64_t tokens_done_ = 0;  // by this process
+  double tokens_of_all_ = 0;
   double shown_ = started_;  // when index.html was written last
   Tensor prompt_;
   std::optional<SampleFolder> folder_;
@@ -317,8 +380,14 @@ void SampleOptions::validate(const std::string&) const {
 }
 
 int run_sample_job(const SampleOptions& options) {
-  set_num_threads(options.threads);
-  return SampleJob(options).run();
+  const distributed::Ranks ranks = distributed::join_ranks(
+      {.device = options.device, .threads = options.threads, .end = [](const std::string& message) {
+         cli::end_at_once("sample-and-rerank", message);
+       }});
+  return distributed::run_as_rank(*ranks.communicator, [&] {
+    ranks.communicator->note("the start", distributed::Pace::kOpenEnded);
+    return SampleJob(options, ranks).run();
+  });
 }
 
 }  // namespace dalle::generation

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 
-#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/memory.h"
 #include "dalle/core/str.h"
@@ -47,9 +46,9 @@ Precision model_precision(SamplePrecision precision) {
   return Precision::kAuto;
 }
 
-SampleModels load_sample_models(const SampleOptions& options) {
+SampleModels load_sample_models(const SampleOptions& options, at::Device device) {
   SampleModels loaded;
-  loaded.device = select_device(options.device);
+  loaded.device = device;
   const models::LoadOptions load{
       .device = loaded.device, .precision = model_precision(options.precision), .use_ema = !options.raw_weights};
   loaded.prior = models::load_prior(part_of_bundle(options.prior, options.run, "prior"), load);
@@ -77,7 +76,7 @@ SampleModels load_sample_models(const SampleOptions& options) {
   return loaded;
 }
 
-int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options) {
+int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options, int ranks_here, int64_t candidates) {
   if (options.batch_size != "auto") {
     int64_t number = 0;
     const char* end = options.batch_size.data() + options.batch_size.size();
@@ -85,10 +84,10 @@ int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options
     if (error != std::errc() || stop != end || number < 1) {
       throw ConfigError(Problem{"--batch-size", "auto or a number >= 1", "'" + options.batch_size + "'", ""});
     }
-    return std::min(number, options.candidates);
+    return std::min(number, candidates);
   }
   // More than this at a time gains no speed. A GPU's memory is found out by trying (generation/batches.h).
-  const int64_t most = std::min<int64_t>(options.candidates, models.device.is_cpu() ? 128 : 512);
+  const int64_t most = std::min<int64_t>(candidates, models.device.is_cpu() ? 128 : 512);
   if (!models.device.is_cpu()) return most;
   const auto& dvae = models.dvae.model->config();
   const int64_t pixels = dvae.image_size * dvae.image_size;
@@ -97,7 +96,7 @@ int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options
   const int64_t captions = options.guidance == 1 ? 1 : 2;  // caches with and without the caption
   const int64_t each = captions * models.sampler->model().candidate_bytes() + 2 * 3 * 4 * pixels;
   // Half of what is free is for others.
-  return std::clamp<int64_t>((available_memory_bytes() / 2 - decoding) / each, 1, most);
+  return std::clamp<int64_t>((available_memory_bytes() / (2 * ranks_here) - decoding) / each, 1, most);
 }
 
 }  // namespace dalle::generation

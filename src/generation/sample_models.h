@@ -23,14 +23,14 @@ struct SampleModels {
   std::vector<ModelUsed> used;
 };
 
-/// Throws ConfigError where the dVAE is not the one that the prior was trained with.
-SampleModels load_sample_models(const SampleOptions& options);
+/// On `device`. Throws ConfigError where the dVAE is not the one that the prior was trained with.
+SampleModels load_sample_models(const SampleOptions& options, at::Device device);
 
 /// The dVAE decodes so many pictures at a time.
 inline constexpr int64_t kDecodeTogether = 32;
 
 /// Candidates that fit into half of the free memory together: the sampler's caches and finished pictures, beside the dVAE's
-/// decoder. On a GPU as many as gain speed.
-int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options);
+/// decoder, for each of the ranks that share this machine. On a GPU as many as gain speed. At most `candidates`.
+int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options, int ranks_here, int64_t candidates);
 
 }  // namespace dalle::generation

@@ -6,6 +6,7 @@
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
 #include "dalle/data/transforms.h"
+#include "dalle/distributed/agreement.h"
 #include "picture_files.h"
 
 namespace dalle::generation {
@@ -62,6 +63,22 @@ RunDescription describe_run(const SampleOptions& options, const std::vector<std:
   for (size_t i = 0; i < captions.size(); ++i) run.emplace_back(str("caption ", i + 1), captions[i]);
   for (const auto& model : models.used) run.emplace_back(model.role, model.identity);
   return run;
+}
+
+void require_same_description(distributed::Communicator& ranks, const RunDescription& run) {
+  if (ranks.world_size() == 1) return;
+  const std::string hint = "start every rank with the same flags and files";
+  std::vector<distributed::Fact> facts;
+  std::string captions;
+  for (const auto& [name, value] : run) {
+    if (name.starts_with("caption ")) {
+      captions += str(value.size(), ":", value);
+    } else {
+      facts.push_back({name, value, hint});
+    }
+  }
+  facts.push_back({"captions", str("of hash ", stable_hash(captions)), hint});
+  distributed::require_agreement(ranks, facts);
 }
 
 }  // namespace dalle::generation

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "dalle/distributed/communicator.h"
 #include "sample_folder.h"
 #include "sample_models.h"
 
@@ -17,5 +18,8 @@ Tensor prompt_tokens(const SampleModels& models, const SampleOptions& options);
 /// shown does not matter.
 RunDescription describe_run(const SampleOptions& options, const std::vector<std::string>& captions,
                             const SampleModels& models, const Tensor& prompt);
+
+/// Throws ConfigError on every rank where one would draw something else than rank 0.
+void require_same_description(distributed::Communicator& ranks, const RunDescription& run);
 
 }  // namespace dalle::generation

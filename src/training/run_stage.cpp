@@ -1,20 +1,15 @@
 #include "dalle/training/run_stage.h"
 
-#include <unistd.h>
-
-#include <algorithm>
-#include <cstdlib>
 #include <iostream>
 #include <optional>
-#include <thread>
 
+#include "dalle/core/device.h"
 #include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
 #include "dalle/data/token_dataset.h"
 #include "dalle/distributed/agreement.h"
-#include "dalle/distributed/launch_environment.h"
 #include "dalle/distributed/self_test.h"
 #include "dalle/models/load.h"
 #include "dalle/models/summary.h"
@@ -44,29 +39,6 @@ RunDirectory open_directory(const cli::Invocation& call) {
   RunDirectory run = RunDirectory::open(call.run_dir);
   run.update_config(call.resolved_config);
   return run;
-}
-
-/// Threads of a rank where nobody has said: its share of the cores, if ranks share a machine. 0: the library's default.
-int threads_of_rank(const distributed::LaunchEnvironment& environment) {
-  const bool is_said = std::getenv("OMP_NUM_THREADS") != nullptr;
-  if (is_said || environment.local_size.value_or(1) == 1) return 0;
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());  // that this process may use
-  const bool binds =
-      environment.launcher == distributed::Launcher::kSlurm || environment.launcher == distributed::Launcher::kOpenMpi;
-  if (binds && cores < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN))) return 0;  // has its cores already
-  return std::max(1, cores / *environment.local_size);
-}
-
-/// Each rank of a machine takes the GPU of its number, unless --device names one or none.
-std::string device_of_rank(const std::string& name, const distributed::LaunchEnvironment& environment) {
-  if (environment.world_size == 1 || (name != "auto" && name != "cuda")) return name;
-  const at::Device first = select_device(name);
-  if (first.is_cpu()) return "cpu";
-  if (!environment.local_rank) {
-    throw ConfigError(Problem{"environment variable LOCAL_RANK", "the rank's number on its machine, to choose its GPU",
-                              "nothing", "set it, or say --device cuda:INDEX for each rank"});
-  }
-  return str("cuda:", *environment.local_rank);
 }
 
 }  // namespace
@@ -125,27 +97,12 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call) {
             << ")\n";
 }
 
-Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds) {
-  const auto environment = distributed::read_launch_environment();
-  set_num_threads(call.threads > 0 ? call.threads : threads_of_rank(environment));
-  const at::Device device = select_device(device_of_rank(call.device, environment));
-  if (environment.rank > 0) {
-    set_console_prefix(str("[rank ", environment.rank, "] "));
-    set_console_level(LogLevel::kWarning);
-  }
-  const distributed::Watch watch{
-      .timeout = std::chrono::seconds(timeout_seconds),
-      .end = [name = call.command](const std::string& message) { cli::end_at_once(name, message); }};
-  // The backends' own limit, the last resort: where ranks wait for each other and all of them say that they live.
-  const auto longest = std::max(std::chrono::seconds(2 * timeout_seconds), std::chrono::seconds(600));
-  return {distributed::init(device, longest, watch), device};
-}
-
-int run_as_rank(distributed::Communicator& communicator, const std::function<int()>& body) {
-  int exit_code = cli::kFailed;
-  distributed::tell_failure(communicator, [&] { exit_code = body(); });
-  communicator.leave();
-  return exit_code;
+distributed::Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds) {
+  return distributed::join_ranks(
+      {.device = call.device,
+       .threads = call.threads,
+       .timeout = std::chrono::seconds(timeout_seconds),
+       .end = [name = call.command](const std::string& message) { cli::end_at_once(name, message); }});
 }
 
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,

@@ -47,6 +47,23 @@ TEST_F(CandidateStoreTest, HoldsWhatWasFinished) {
   EXPECT_TRUE(at::equal(store.picture(2), expected));
 }
 
+TEST_F(CandidateStoreTest, RanksReadWhatEachOtherFinished) {
+  CandidateStore first(directory()), other(directory(), 12);
+  first.add({candidate(0)}, pictures(1));
+  other.add({candidate(5), candidate(1)}, pictures(2));
+  EXPECT_THAT(first.missing(6), ElementsAre(1, 2, 3, 4, 5)) << "before it looks";
+  first.refresh();
+  first.refresh();
+  EXPECT_EQ(first.finished().size(), 3u);
+  EXPECT_THAT(first.missing(6), ElementsAre(2, 3, 4));
+  append_line(directory() / "candidates-12.jsonl", R"({"candidate": 2, "sco)");  // half written by now
+  first.refresh();
+  EXPECT_EQ(first.finished().size(), 3u);
+  EXPECT_EQ(CandidateStore(directory(), 3).finished().size(), 3u) << "whichever rank it is";
+  first.close();
+  EXPECT_THAT(CandidateStore(directory()).finished(), IsEmpty());
+}
+
 TEST_F(CandidateStoreTest, ALineCutShortIsDrawnAgain) {
   fill();
   const std::string whole = read_file(journal());

@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <map>
 
-#include "integration/tiny_pipeline.h"
+#include "integration/ranks.h"
 
 namespace dalle::integration {
 namespace {
@@ -91,6 +91,95 @@ TEST(Sampling, AnInterruptedRunGoesOnOnlyWithItsOwnSettings) {
   auto faster = arguments;
   *(std::find(faster.begin(), faster.end(), "--batch-size") + 1) = "64";
   EXPECT_EQ(run("sample-and-rerank", faster).exit_code, 0) << "how many at a time does not matter";
+}
+
+// ---------------------------------------------------------------------------------------------------------- several ranks
+
+const std::vector<std::string> kFewCandidates{"--caption",    "red apple", "--caption",    "a blue square",
+                                              "--candidates", "31",        "--batch-size", "4",
+                                              "--keep",       "5",         "--save-tokens"};
+
+std::vector<Outcome> draw_on_ranks(const TinySystem& system, int size, const std::string& out,
+                                   const std::vector<std::string>& more = kFewCandidates) {
+  return RankProcesses(size, "sample-and-rerank", [&](int) { return sample_arguments(system, out, more); }).wait();
+}
+
+/// As results_of, without the settings that may differ and the page that shows them.
+std::map<std::string, std::string> pictures_and_scores_of(const fs::path& folder) {
+  auto files = results_of(folder);
+  files.erase("index.html");
+  auto scores = nlohmann::json::parse(files.at("scores.json"));
+  EXPECT_GE(scores.at("settings").erase("batch_size"), 1U);
+  scores["settings"].erase("ranks");
+  files["scores.json"] = scores.dump();
+  return files;
+}
+
+TEST(SamplingOnRanks, CandidatesAreThoseOfOneProcess) {
+  const auto& system = TinySystem::instance();
+  const auto alone = run("sample-and-rerank", sample_arguments(system, "alone", kFewCandidates));
+  ASSERT_EQ(alone.exit_code, 0) << alone.err;
+  const auto expected = pictures_and_scores_of(system / "alone");
+  EXPECT_EQ(expected.size(), 2U * (31 + 2) + 2) << "pictures, sheets and tokens, the sheet of all, scores";
+  for (const int size : {2, 3}) {
+    const std::string out = str("on-", size, "-ranks");
+    const auto outcomes = draw_on_ranks(system, size, out);
+    expect_all_ended_with(outcomes, 0);
+    EXPECT_THAT(outcomes[0].err, HasSubstr(str("4 at a time on each of ", size, " ranks")));
+    EXPECT_EQ(outcomes[1].err, "") << "only rank 0 talks";
+    EXPECT_EQ(json_of(system / out / "scores.json").at("settings").at("ranks"), size);
+    EXPECT_TRUE(pictures_and_scores_of(system / out) == expected) << size;
+  }
+}
+
+TEST(SamplingOnRanks, ARunGoesOnWithAnotherNumberOfRanks) {
+  const auto& system = TinySystem::instance();
+  ASSERT_EQ(run("sample-and-rerank", sample_arguments(system, "straight-on", kManyCandidates)).exit_code, 0);
+  const fs::path out = system / "stopped-ranks";
+  RankProcesses ranks(2, "sample-and-rerank",
+                      [&](int) { return sample_arguments(system, "stopped-ranks", kManyCandidates); });
+  const auto has_lines = [&](const char* name) {
+    const fs::path journal = out / "caption-0000" / name;
+    return fs::exists(journal) && !read_file(journal).empty();
+  };
+  ASSERT_TRUE(wait_for("candidates of both ranks", [&] {
+    return (has_lines("candidates.jsonl") && has_lines("candidates-1.jsonl")) || ranks.rank(0).has_ended();
+  }));
+  for (const int rank : {0, 1}) ranks.rank(rank).kill(SIGTERM);
+  const auto stopped = ranks.wait();
+  expect_all_ended_with(stopped, 3);
+  EXPECT_THAT(stopped[0].err, HasSubstr("the same command goes on"));
+  EXPECT_LT(pictures_in(out), 2 * 300);
+  const auto resumed = draw_on_ranks(system, 3, "stopped-ranks", kManyCandidates);
+  expect_all_ended_with(resumed, 0);
+  EXPECT_THAT(resumed[0].err, HasSubstr("going on with an interrupted run: "));
+  EXPECT_TRUE(pictures_and_scores_of(out) == pictures_and_scores_of(system / "straight-on"));
+}
+
+/// A signal to one rank: the others end their shares, and all say that the run is not whole.
+TEST(SamplingOnRanks, ASignalToOneRankIsTheResultOfAll) {
+  const auto& system = TinySystem::instance();
+  RankProcesses ranks(2, "sample-and-rerank", [&](int) { return sample_arguments(system, "one-stopped", kManyCandidates); });
+  const fs::path journal = system / "one-stopped/caption-0000/candidates-1.jsonl";
+  ASSERT_TRUE(wait_for("a candidate of rank 1", [&] { return fs::exists(journal) || ranks.rank(1).has_ended(); }));
+  ranks.rank(1).kill(SIGTERM);
+  expect_all_ended_with(ranks.wait(), 3);
+  EXPECT_FALSE(fs::exists(system / "one-stopped/scores.json"));
+  expect_all_ended_with(draw_on_ranks(system, 2, "one-stopped", kManyCandidates), 0);
+}
+
+TEST(SamplingOnRanks, RanksThatWouldDrawSomethingElseAreRefused) {
+  const auto& system = TinySystem::instance();
+  for (const auto& [flag, values] : {std::pair{"--seed", std::pair{"3", "4"}}, {"--caption", {"sun", "moon"}}}) {
+    const auto outcomes = RankProcesses(2, "sample-and-rerank", [&](int rank) {
+                            auto arguments = sample_arguments(system, "differ", kFewCandidates);
+                            arguments.insert(arguments.end(), {flag, rank == 0 ? values.first : values.second});
+                            return arguments;
+                          }).wait();
+    expect_all_ended_with(outcomes, 2);
+    EXPECT_THAT(outcomes[0].err, AllOf(HasSubstr("rank 1: expected "), HasSubstr("start every rank with the same"))) << flag;
+    EXPECT_FALSE(fs::exists(system / "differ")) << flag;
+  }
 }
 
 TEST(Sampling, BadInputIsNamedAndLeavesNothing) {

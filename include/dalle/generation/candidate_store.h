@@ -1,9 +1,11 @@
 // The candidates of one caption on disk while they are drawn: each batch's pictures, and then a line for each in
-// candidates.jsonl. What is there is seen at once, costs no memory, and is what an interrupted run goes on from.
+// candidates.jsonl. What is there is seen at once, costs no memory, and is what an interrupted run goes on from. Several ranks
+// draw into one folder: each has a file of lines of its own, and reads all.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,12 +22,15 @@ struct FinishedCandidate {
 
 class CandidateStore {
  public:
-  /// Makes `directory` where it is not there, else reads what is in it. A line cut short by a kill, and a candidate whose picture
-  /// is missing, do not count. Throws FileError.
-  explicit CandidateStore(std::filesystem::path directory);
+  /// Makes `directory` where it is not there, else reads what is in it, whichever rank wrote it. A line cut short by a kill, and
+  /// a candidate whose picture is missing, do not count. Throws FileError.
+  explicit CandidateStore(std::filesystem::path directory, int rank = 0);
 
-  /// In the order they were finished.
+  /// What this rank finished, in that order, and what it has read of others.
   const std::vector<FinishedCandidate>& finished() const { return finished_; }
+
+  /// Reads what other ranks have finished since.
+  void refresh();
 
   /// Numbers from 0 to candidates - 1 that are not finished.
   std::vector<int64_t> missing(int64_t candidates) const;
@@ -38,12 +43,15 @@ class CandidateStore {
   /// u8 [H, W, 3].
   Tensor picture(int64_t number) const;
 
-  /// Removes candidates.jsonl: the results are written elsewhere.
+  /// Removes all files of lines: the results are written elsewhere.
   void close();
 
  private:
+  std::vector<std::filesystem::path> journals() const;
+
   std::filesystem::path directory_, journal_;
   std::vector<FinishedCandidate> finished_;
+  std::set<int64_t> numbers_;  // of them
 };
 
 }  // namespace dalle::generation

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "dalle/cli/command.h"
-#include "dalle/core/device.h"
+#include "dalle/distributed/join.h"
 #include "dalle/training/trainer.h"
 
 namespace dalle::training {
@@ -16,19 +16,8 @@ void check_prior(const PriorTraining& config, const cli::Invocation& call);
 /// from is only noted.
 models::PriorConfig prior_with_sizes(const PriorTraining& config);
 
-/// The ranks of this run, and where this one computes.
-struct Ranks {
-  std::unique_ptr<distributed::Communicator> communicator;
-  at::Device device;
-};
-
-/// Joins the ranks that a launcher has started, which from then on watch over each other: where one is lost the others end
-/// within the time, with exit code 1 (distributed::Watch). All but the first keep quiet on the console but for warnings and
-/// errors, which name their rank.
-Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds);
-
-/// What `body` returns, done as one of these ranks: the others learn of what it throws, and that this rank ends well.
-int run_as_rank(distributed::Communicator& communicator, const std::function<int()>& body);
+/// The ranks of this run (distributed/join.h), with the command's --device and --threads.
+distributed::Ranks join_ranks(const cli::Invocation& call, int64_t timeout_seconds);
 
 /// Makes sure that all ranks do the same, creates or opens the run directory, logs what will be done, trains, and returns
 /// the exit code.
@@ -38,8 +27,8 @@ int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call
 /// The whole of a train-* command's run.
 template <class Task, class Config>
 int run_stage(const Config& config, const cli::Invocation& call) {
-  const Ranks ranks = join_ranks(call, config.trainer.timeout_seconds);
-  return run_as_rank(*ranks.communicator, [&] {
+  const distributed::Ranks ranks = join_ranks(call, config.trainer.timeout_seconds);
+  return distributed::run_as_rank(*ranks.communicator, [&] {
     Task task(config, ranks.device);
     return run_task(task,
                     {.trainer = config.trainer,
