@@ -80,7 +80,10 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
-  void kill(int signal) const { ::kill(pid_, signal); }
+  /// Nothing where it has ended: no process must be hit by mistake, and -1 stands for all of them.
+  void kill(int signal) const {
+    if (pid_ > 0) ::kill(pid_, signal);
+  }
 
   bool has_ended() {
     if (pid_ > 0 && ::waitpid(pid_, &status_, WNOHANG) == pid_) pid_ = -1;
