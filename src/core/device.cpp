@@ -5,6 +5,7 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/cpu/Utils.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/util/Logging.h>
 #include <malloc.h>
 
 #include <cstdlib>
@@ -65,6 +66,17 @@ void keep_freed_memory() {
   ::mallopt(M_MXFAST, 0);           // fastbins would be merged again at each large request
   ::mallopt(M_TOP_PAD, 64 << 20);
   ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);  // read by LibTorch's allocator
+}
+
+void use_deterministic_algorithms() {
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // read when cuBLAS starts
+  auto& context = at::globalContext();
+  context.setDeterministicCuDNN(true);
+  context.setBenchmarkCuDNN(false);
+  // What it has no other form of is warned of and goes on; of what we call that is max pooling alone.
+  context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+  context.setDeterministicFillUninitializedMemory(false);
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
 }
 
 bool cpu_has_bf16() { return has_capability("avx512_bf16") || cpu_has_amx(); }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <thread>
 
@@ -48,6 +49,8 @@ Ranks join_ranks(const JoinOptions& options) {
     set_console_prefix(str("[rank ", environment.rank, "] "));
     set_console_level(LogLevel::kWarning);
   }
+  // NCCL writes to connections whose other end may be gone: that is an error it reports, not the end of this process.
+  if (environment.world_size > 1) std::signal(SIGPIPE, SIG_IGN);
   // The backends' own limit, the last resort: where ranks wait for each other and all of them say that they live.
   const auto longest = std::max(2 * options.timeout, std::chrono::seconds(600));
   return {.communicator = init(device, longest, Watch{.timeout = options.timeout, .end = options.end}),

@@ -23,6 +23,11 @@ void set_num_threads(int num_threads);
 /// fifth of a small model's step in page faults. Call once, before the first tensor.
 void keep_freed_memory();
 
+/// From now on GPU operators give the same bits each time they are given the same, where LibTorch has a choice: cuDNN's
+/// convolutions, attention, sums at indices, cuBLAS. To be called before the first of them. Of those that LibTorch calls not
+/// deterministic we use max pooling, whose windows do not overlap here: then it is.
+void use_deterministic_algorithms();
+
 /// True where the CPU multiplies bf16 in hardware (AVX512-BF16 or AMX-BF16).
 bool cpu_has_bf16();
 bool cpu_has_amx();

@@ -40,6 +40,7 @@ struct TrainerConfig {
   Sharding sharding = Sharding::kNone;
   int64_t shard_group_size = 0;
   int64_t timeout_seconds = 120;
+  bool deterministic = true;
   CompressionConfig gradient_compression;
   bool overfit_one_batch = false;
   int64_t exponent_histogram_interval_steps = 0;
@@ -102,6 +103,10 @@ struct TrainerConfig {
           "when a rank is killed, hangs or fails, all others stop within this time; no rank may take more than half "
           "of it for one pass while others wait",
           {.min = 5, .max = 86400, .unit = "seconds", .changeable = true});
+    field("deterministic", self.deterministic,
+          "on a GPU choose algorithms that give the same bits each time, so that a resumed run is the same; off, some are "
+          "faster",
+          {.changeable = true});
     field("gradient_compression", self.gradient_compression, "PowerSGD (paper 2.5, E.2)");
     field("overfit_one_batch", self.overfit_one_batch,
           "train on the first batch again and again: the loss must go to its floor");

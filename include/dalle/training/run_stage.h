@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dalle/cli/command.h"
+#include "dalle/core/device.h"
 #include "dalle/distributed/join.h"
 #include "dalle/training/trainer.h"
 
@@ -28,6 +29,7 @@ int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call
 template <class Task, class Config>
 int run_stage(const Config& config, const cli::Invocation& call) {
   const distributed::Ranks ranks = join_ranks(call, config.trainer.timeout_seconds);
+  if (config.trainer.deterministic && ranks.device.is_cuda()) use_deterministic_algorithms();
   return distributed::run_as_rank(*ranks.communicator, [&] {
     Task task(config, ranks.device);
     return run_task(task,
