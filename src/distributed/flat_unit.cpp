@@ -21,31 +21,42 @@ int64_t FlatShape::numel() const {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
-FlatUnit::FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& options, Communicator& group)
-    : shapes_(std::move(shapes)), group_(group) {
+FlatLayout::FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts) {
   int64_t size = 0;
-  for (const auto& shape : shapes_) {
-    offsets_.push_back(size);
+  for (const auto& shape : shapes) {
+    offsets.push_back(size);
+    numels.push_back(shape.numel());
     size += aligned(shape.numel());
   }
-  part_size_ = aligned((size + group.world_size() - 1) / group.world_size());
-  whole_ = at::zeros({part_size_ * group.world_size()}, options.requires_grad(false));
-  const int64_t first = part_size_ * group.rank(), last = first + part_size_;
-  for (size_t i = 0; i < shapes_.size(); ++i) {
-    const int64_t begin = std::max(first, offsets_[i]), end = std::min(last, offsets_[i] + shapes_[i].numel());
-    if (begin < end) slices_.push_back({i, begin - offsets_[i], end - offsets_[i], begin - first});
-  }
+  part_size = aligned((size + num_parts - 1) / num_parts);
 }
+
+std::vector<FlatSlice> FlatLayout::slices(int64_t part) const {
+  const int64_t first = part_size * part, last = first + part_size;
+  std::vector<FlatSlice> slices;
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    const int64_t begin = std::max(first, offsets[i]), end = std::min(last, offsets[i] + numels[i]);
+    if (begin < end) slices.push_back({i, begin - offsets[i], end - offsets[i], begin - first});
+  }
+  return slices;
+}
+
+FlatUnit::FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& options, Communicator& group)
+    : shapes_(std::move(shapes)),
+      layout_(shapes_, group.world_size()),
+      slices_(layout_.slices(group.rank())),
+      group_(group),
+      whole_(at::zeros({layout_.part_size * group.world_size()}, options.requires_grad(false))) {}
 
 // Not a view in autograd's sense: that would share the buffer's version, which each gather changes.
 Tensor FlatUnit::view(size_t tensor) const {
   TORCH_INTERNAL_ASSERT(has_memory_);
   const c10::NoGradGuard no_grad;
   Tensor view = at::empty({0}, whole_.options());
-  return view.set_(whole_.storage(), offsets_[tensor], shapes_[tensor].sizes, shapes_[tensor].strides);
+  return view.set_(whole_.storage(), layout_.offsets[tensor], shapes_[tensor].sizes, shapes_[tensor].strides);
 }
 
-Tensor FlatUnit::own_part() const { return whole_.narrow(0, part_size_ * group_.rank(), part_size_); }
+Tensor FlatUnit::own_part() const { return whole_.narrow(0, layout_.part_size * group_.rank(), layout_.part_size); }
 
 void FlatUnit::allocate() {
   const c10::DeviceGuard on_device(whole_.device());
@@ -92,9 +103,9 @@ void FlatUnit::start_reduce(const std::vector<Tensor>& gradients) {
   const Tensor flat = at::zeros({whole_.numel()}, whole_.options());
   for (size_t i = 0; i < gradients.size(); ++i) {
     if (!gradients[i].defined()) continue;
-    flat.as_strided(shapes_[i].sizes, shapes_[i].strides, offsets_[i]).copy_(gradients[i]);
+    flat.as_strided(shapes_[i].sizes, shapes_[i].strides, layout_.offsets[i]).copy_(gradients[i]);
   }
-  reduced_ = at::empty({part_size_}, whole_.options());
+  reduced_ = at::empty({layout_.part_size}, whole_.options());
   reducing_ = group_.start_reduce_scatter_sum(reduced_, flat);
 }
 

@@ -2,23 +2,19 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <numeric>
+
+#include "dalle/distributed/gradient_watch.h"
 
 namespace dalle::distributed {
 namespace {
 
 struct Slot {
   Tensor parameter;
-  int64_t expected =
-      0;             // times that backward adds to the gradient: more than one where a tensor is used in several graphs
-  int64_t seen = 0;  // of them in this pass
-  int64_t last_seen = -1;  // place in the order of the watched pass
-  int64_t bucket = -1;     // -1: no rank has a gradient for it
-  Tensor view;             // of the bucket's memory, with the parameter's layout
+  int64_t bucket = -1;  // -1: no rank has a gradient for it
+  Tensor view;          // of the bucket's memory, with the parameter's layout
 };
 
 struct Bucket {
@@ -42,19 +38,9 @@ void check_dense_memory(const Tensor& parameter) {
 struct GradientReducer::State {
   State(Communicator& communicator, int64_t bucket_bytes) : communicator(communicator), bucket_bytes(bucket_bytes) {}
 
-  void on_gradient(size_t index) {
-    if (!is_armed) return;
-    Slot& slot = slots[index];
-    ++slot.seen;
-    if (!is_planned) {
-      slot.last_seen = num_seen++;
-      return;
-    }
-    TORCH_CHECK(slot.bucket >= 0 && slot.seen <= slot.expected,
-                "[gradient reducer] a backward pass that is not the first one's: parameter ", index, " of shape ",
-                slot.parameter.sizes(), " was given a gradient ", slot.seen, " times, at first ", slot.expected);
-    if (slot.seen < slot.expected) return;
-    --buckets[static_cast<size_t>(slot.bucket)].missing;
+  void on_complete(size_t index) {
+    TORCH_INTERNAL_ASSERT(slots[index].bucket >= 0);
+    --buckets[static_cast<size_t>(slots[index].bucket)].missing;
     // In order, so that all ranks start the same reductions one after the other.
     while (num_started < buckets.size() && buckets[num_started].missing == 0) start_next();
   }
@@ -75,7 +61,6 @@ struct GradientReducer::State {
   }
 
   void plan() {
-    for (Slot& slot : slots) slot.expected = slot.seen;
     for (const size_t index : agreed_order()) {
       const Tensor& parameter = slots[index].parameter;
       const auto size_with = [&](const Bucket& bucket) {
@@ -100,7 +85,7 @@ struct GradientReducer::State {
     Tensor seen = at::empty({size}, at::kLong), has_gradient = at::empty({size}, at::kLong);
     for (int64_t i = 0; i < size; ++i) {
       const Slot& slot = slots[static_cast<size_t>(i)];
-      seen.mutable_data_ptr<int64_t>()[i] = slot.last_seen;
+      seen.mutable_data_ptr<int64_t>()[i] = watch->place(static_cast<size_t>(i));
       has_gradient.mutable_data_ptr<int64_t>()[i] = slot.parameter.grad().defined() ? 1 : 0;
     }
     communicator.broadcast(seen, 0);
@@ -133,50 +118,38 @@ struct GradientReducer::State {
   const int64_t bucket_bytes;
   std::vector<Slot> slots;
   std::vector<Bucket> buckets;
-  bool is_armed = false;
+  std::unique_ptr<GradientWatch> watch;
   bool is_planned = false;
-  int64_t num_seen = 0;    // gradients of the watched pass
   size_t num_started = 0;  // buckets of this pass
   size_t num_overlapped = 0;
 };
 
-namespace {
-
-struct GradientHook : torch::autograd::PostAccumulateGradHook {
-  explicit GradientHook(std::function<void()> function) : function(std::move(function)) {}
-  void operator()(const torch::autograd::Variable& /*tensor*/) override { function(); }
-  std::function<void()> function;
-};
-
-}  // namespace
-
 GradientReducer::GradientReducer(std::vector<Tensor> parameters, Communicator& communicator, int64_t bucket_bytes)
     : state_(std::make_unique<State>(communicator, bucket_bytes)) {
-  for (Tensor& parameter : parameters) {
-    if (!parameter.requires_grad()) continue;
+  std::erase_if(parameters, [](const Tensor& parameter) { return !parameter.requires_grad(); });
+  for (const Tensor& parameter : parameters) {
     check_dense_memory(parameter);
-    const size_t index = state_->slots.size();
-    torch::autograd::impl::set_post_acc_grad_hooks(
-        parameter, std::make_unique<GradientHook>([state = state_.get(), index] { state->on_gradient(index); }));
-    state_->slots.push_back({.parameter = std::move(parameter)});
+    state_->slots.push_back({.parameter = parameter});
+  }
+  state_->watch = std::make_unique<GradientWatch>(std::move(parameters),
+                                                  [state = state_.get()](size_t index) { state->on_complete(index); });
+}
+
+GradientReducer::~GradientReducer() = default;
+
+void GradientReducer::arm() {
+  state_->watch->arm();
+  state_->num_started = 0;
+  for (Bucket& bucket : state_->buckets) {
+    bucket.missing = std::count_if(bucket.slots.begin(), bucket.slots.end(),
+                                   [&](size_t index) { return state_->watch->has_gradient(index); });
   }
 }
 
-GradientReducer::~GradientReducer() {
-  for (const Slot& slot : state_->slots) torch::autograd::impl::set_post_acc_grad_hooks(slot.parameter, nullptr);
-}
-
-void GradientReducer::arm() {
-  state_->is_armed = true;
-  state_->num_started = 0;
-  for (Slot& slot : state_->slots) slot.seen = 0;
-  for (Bucket& bucket : state_->buckets) bucket.missing = static_cast<int64_t>(bucket.slots.size());
-}
-
 void GradientReducer::finish() {
-  TORCH_INTERNAL_ASSERT(state_->is_armed, "[gradient reducer] finish() without arm()");
+  TORCH_INTERNAL_ASSERT(state_->watch->is_armed(), "[gradient reducer] finish() without arm()");
   const c10::NoGradGuard no_grad;
-  state_->is_armed = false;
+  state_->watch->disarm();
   if (!state_->is_planned) state_->plan();
   state_->num_overlapped = state_->num_started;
   while (state_->num_started < state_->buckets.size()) state_->start_next();

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "dalle/core/error.h"
 #include "dalle/core/random.h"
@@ -16,15 +17,6 @@ namespace dalle::distributed {
 namespace {
 
 Tensor not_finite(const Tensor& x) { return x.isfinite().all().logical_not(); }
-
-/// Sum over ranks of f32 numbers that are sent as 1-6-9: those of all ranks are gathered and added in the order of ranks.
-Tensor summed_as_169(const Tensor& values, Communicator& ranks) {
-  // Bytes, since Gloo and NCCL know no int16.
-  const Tensor bytes = encode_small_floats(values, kFloat169, Overflow::kClamp).view(at::kByte);
-  const Tensor all = ranks.all_gather(bytes).view(at::kShort).view({ranks.world_size(), -1});
-  const Tensor sum = decode_small_floats(all, kFloat169).sum(0);
-  return decode_small_floats(encode_small_floats(sum, kFloat169, Overflow::kClamp), kFloat169);
-}
 
 /// One flat tensor as tensors of the shapes of `like`.
 std::vector<Tensor> split_as(const Tensor& flat, const std::vector<Tensor>& like) {
@@ -45,8 +37,8 @@ Tensor flattened(const std::vector<Tensor>& parts) {
 
 }  // namespace
 
-int64_t CompressedMatrix::factor_elements(int64_t common_rank) const {
-  return std::min({rank > 0 ? rank : common_rank, rows, cols}) * (rows + cols);
+int64_t CompressedMatrix::columns(int64_t common_rank) const {
+  return std::min({rank > 0 ? rank : common_rank, rows, cols});
 }
 
 double compression_rate(std::span<const CompressedMatrix> matrices, int64_t rank) {
@@ -73,7 +65,7 @@ PowerSgd::PowerSgd(std::vector<CompressedMatrix> matrices, const PowerSgdConfig&
     Buffers buffers{.transposed = matrix.rows > matrix.cols,
                     .m = std::min(matrix.rows, matrix.cols),
                     .n = std::max(matrix.rows, matrix.cols)};
-    buffers.rank = std::min(matrix.rank > 0 ? matrix.rank : config.rank, buffers.m);
+    buffers.rank = matrix.columns(config.rank);
     const RandomKey key = random_key(seed, Purpose::kInit, stable_hash("powersgd." + matrix.name));
     buffers.q0_NR = normal(key, buffers.n * buffers.rank).view({buffers.n, buffers.rank}).to(options);
     store(buffers, at::zeros({buffers.m, buffers.n}, options));
@@ -105,45 +97,79 @@ void PowerSgd::add(size_t matrix, const Tensor& gradient, const Tensor& scale) {
   store(buffers, numbers(buffers) + added.masked_fill(bad, 0));
 }
 
-/// The parts' sums over ranks, as one flat tensor of theirs divided by `divisor` on the way.
-Tensor PowerSgd::all_reduced(const std::vector<Tensor>& parts, double divisor, Communicator& ranks) const {
-  Tensor flat = flattened(parts) / divisor;
-  if (config_.factors == ErrorFormat::kF16) {
-    flat = summed_as_169(flat.to(at::kFloat), ranks).to(options_);
-  } else {
-    ranks.all_reduce_sum(flat);
+/// Of the round's parts divided by `divisor`, as one flat tensor.
+void PowerSgd::start_sum(Round& round, double divisor) const {
+  round.sent = flattened(round.parts) / divisor;
+  if (config_.factors == ErrorFormat::kF32) {
+    round.sum = round.ranks->start_all_reduce_sum(round.sent);
+    return;
   }
-  return flat * divisor;
+  // Those of all ranks are gathered and added in the order of ranks. Bytes, since Gloo and NCCL know no int16.
+  round.sent = encode_small_floats(round.sent.to(at::kFloat), kFloat169, Overflow::kClamp).view(at::kByte);
+  round.gathered = at::empty({round.sent.numel() * round.ranks->world_size()}, round.sent.options());
+  round.sum = round.ranks->start_all_gather(round.gathered, round.sent);
 }
 
-void PowerSgd::reduce_factors(std::span<const size_t> group, Communicator& ranks) {
+/// The sums, in the shapes of the parts.
+std::vector<Tensor> PowerSgd::finish_sum(Round& round, double divisor) const {
+  round.sum.wait();
+  Tensor flat = std::exchange(round.sent, Tensor());
+  if (config_.factors == ErrorFormat::kF16) {
+    const Tensor bits = std::exchange(round.gathered, Tensor()).view(at::kShort);
+    const Tensor sum = decode_small_floats(bits.view({round.ranks->world_size(), -1}), kFloat169).sum(0);
+    flat = decode_small_floats(encode_small_floats(sum, kFloat169, Overflow::kClamp), kFloat169).to(options_);
+  }
+  return split_as(flat * divisor, std::exchange(round.parts, {}));
+}
+
+PowerSgd::Round PowerSgd::start_p(std::vector<size_t> group, Communicator& ranks) {
   const c10::NoGradGuard no_grad;
   num_ranks_ = ranks.world_size();
-  std::vector<Tensor> errors, factors;
-  for (const size_t matrix : group) {
+  Round round;
+  round.group = std::move(group);
+  round.ranks = &ranks;
+  for (const size_t matrix : round.group) {
     Buffers& buffers = buffers_.at(matrix);
-    errors.push_back(numbers(buffers));
-    factors.push_back(at::mm(errors.back(), buffers.q0_NR));
-    buffers.factors_bad = not_finite(errors.back()).logical_or(not_finite(factors.back()));
+    const Tensor error = numbers(buffers);
+    round.parts.push_back(at::mm(error, buffers.q0_NR));
+    buffers.factors_bad = not_finite(error).logical_or(not_finite(round.parts.back()));
   }
-  if (group.empty()) return;
-  const auto all_p = split_as(all_reduced(factors, config_.p_divisor, ranks), factors);
-  for (size_t i = 0; i < group.size(); ++i) {
-    Buffers& buffers = buffers_[group[i]];
+  if (!round.group.empty()) start_sum(round, config_.p_divisor);
+  return round;
+}
+
+void PowerSgd::start_q(Round& round) {
+  const c10::NoGradGuard no_grad;
+  if (round.group.empty()) return;
+  const auto all_p = finish_sum(round, config_.p_divisor);
+  for (size_t i = 0; i < round.group.size(); ++i) {
+    Buffers& buffers = buffers_[round.group[i]];
     const Tensor bad = not_finite(all_p[i]);
     buffers.factors_bad = buffers.factors_bad.logical_or(bad);
     // LAPACK is given numbers only; what comes of a factor that had others is not used.
     const Tensor p = all_p[i].masked_fill(bad, 0) + 1e-6 * at::eye(buffers.m, buffers.rank, options_);
     buffers.p_MR = orthonormal_columns(p);
-    factors[i] = at::mm(errors[i].t(), buffers.p_MR);
-    buffers.factors_bad = buffers.factors_bad.logical_or(not_finite(factors[i]));
+    round.parts.push_back(at::mm(numbers(buffers).t(), buffers.p_MR));
+    buffers.factors_bad = buffers.factors_bad.logical_or(not_finite(round.parts.back()));
   }
-  const auto all_q = split_as(all_reduced(factors, config_.q_divisor, ranks), factors);
-  for (size_t i = 0; i < group.size(); ++i) {
-    Buffers& buffers = buffers_[group[i]];
+  start_sum(round, config_.q_divisor);
+}
+
+void PowerSgd::finish(Round& round) {
+  const c10::NoGradGuard no_grad;
+  if (round.group.empty()) return;
+  const auto all_q = finish_sum(round, config_.q_divisor);
+  for (size_t i = 0; i < round.group.size(); ++i) {
+    Buffers& buffers = buffers_[round.group[i]];
     buffers.q_NR = all_q[i];
     buffers.factors_bad = buffers.factors_bad.logical_or(not_finite(buffers.q_NR));
   }
+}
+
+void PowerSgd::reduce_factors(std::vector<size_t> group, Communicator& ranks) {
+  Round round = start_p(std::move(group), ranks);
+  start_q(round);
+  finish(round);
 }
 
 Tensor PowerSgd::reduce_rest(std::vector<Tensor>& others, Communicator& ranks) {
@@ -181,7 +207,7 @@ Tensor PowerSgd::reduce_rest(std::vector<Tensor>& others, Communicator& ranks) {
 Tensor PowerSgd::decompress(size_t matrix) {
   const c10::NoGradGuard no_grad;
   Buffers& buffers = buffers_.at(matrix);
-  TORCH_INTERNAL_ASSERT(buffers.q_NR.defined(), "decompress before reduce_factors");
+  TORCH_INTERNAL_ASSERT(buffers.q_NR.defined(), "decompress before finish");
   const Tensor error = numbers(buffers), gradient = at::mm(buffers.p_MR, buffers.q_NR.t());
   const Tensor kept = error.masked_fill(not_finite(error), 0);
   store(buffers, at::where(buffers.factors_bad, kept, error - gradient / num_ranks_));

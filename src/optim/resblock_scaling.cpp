@@ -123,6 +123,16 @@ void ResblockScaling::clear(const Tensor& finite_N) const {
   for_gradients([&](int64_t block, const Tensor& gradient) { gradient.masked_fill_(bad_N[block], 0); });
 }
 
+Tensor ResblockScaling::is_finite(int64_t block) const {
+  const c10::NoGradGuard no_grad;
+  std::vector<Tensor> gradients;
+  for_gradients([&](int64_t of, const Tensor& gradient) {
+    if (of == block) gradients.push_back(gradient);
+  });
+  if (gradients.empty()) return at::ones({}, log2_N_.options().dtype(at::kBool));
+  return at::stack(at::_foreach_norm(gradients, std::numeric_limits<double>::infinity())).isfinite().all();
+}
+
 Tensor ResblockScaling::unscale() {
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> gradients;

@@ -4,17 +4,11 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <numeric>
-
-#include "dalle/core/error.h"
-#include "dalle/core/number_text.h"
-#include "dalle/core/str.h"
-#include "dalle/optim/parameter_groups.h"
+#include <functional>
+#include <map>
 
 namespace dalle::training {
 namespace {
-
-constexpr std::string_view kPrefix = "powersgd.";
 
 distributed::PowerSgd make_powersgd(std::vector<distributed::CompressedMatrix> matrices,
                                     const std::vector<GradientPiece>& pieces, const CompressionConfig& config,
@@ -23,107 +17,7 @@ distributed::PowerSgd make_powersgd(std::vector<distributed::CompressedMatrix> m
   return {std::move(matrices), config, seed, options.requires_grad(std::nullopt)};
 }
 
-int64_t product(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
-
-std::string percent(double share) {
-  const auto tenths = static_cast<int64_t>(1000 * share + 0.5);
-  return str(tenths / 10, ".", tenths % 10, " %");
-}
-
 }  // namespace
-
-void CompressionConfig::validate(const std::string& place) const {
-  if (rank % num_shards == 0) return;
-  throw ConfigError(Problem{place, str("a rank that num_shards ", num_shards, " divides"), str("rank ", rank),
-                            "each shard of a matrix has rank / num_shards columns of the factors"});
-}
-
-GradientShare whole_gradients(const std::vector<layers::NamedParameter>& parameters, distributed::Communicator& ranks) {
-  GradientShare share{.replicas = &ranks};
-  for (const auto& entry : parameters) {
-    const Tensor& tensor = entry.parameter->tensor;
-    if (tensor.requires_grad()) share.pieces.push_back({.entry = entry, .shape = tensor.sizes().vec()});
-  }
-  return share;
-}
-
-// ------------------------------------------------------------------------------------------------------------- cutting
-
-int64_t GradientCompression::Piece::num_cols() const { return product(shape) / shape[0]; }
-
-/// None where the factors are no smaller. Of a flat piece only whole rows.
-std::vector<std::pair<distributed::CompressedMatrix, GradientCompression::Region>> GradientCompression::regions_of(
-    const GradientPiece& piece, const CompressionConfig& config) {
-  const auto& name = piece.entry.name;
-  if (!optim::is_resblock_matrix(piece.entry)) return {};
-  const bool is_qkv = name.ends_with("in_proj_weight");
-  // Shards lie along the outputs, those of the second MLP matrix along its inputs (paper E.1).
-  const bool by_cols = name.ends_with("mlp.c_proj.weight");
-  const int64_t parts = is_qkv ? 3 : 1, rows = piece.shape[0] / parts, cols = product(piece.shape) / piece.shape[0];
-  const int64_t end = piece.begin + piece.entry.parameter->tensor.numel();
-  const int64_t first = piece.is_flat ? (piece.begin + cols - 1) / cols : 0;
-  const int64_t last = piece.is_flat ? end / cols : piece.shape[0];
-  const int64_t num_shards = piece.is_flat ? 1 : config.num_shards;
-  std::vector<std::pair<distributed::CompressedMatrix, Region>> regions;
-  for (int64_t part = 0; part < parts; ++part) {
-    const std::string matrix_name = is_qkv ? str(name, ".", "qkv"[part]) : name;
-    for (int64_t shard = 0; shard < num_shards; ++shard) {
-      const auto from = [&](int64_t size, int64_t at) { return size * at / num_shards; };
-      Region region{.row = part * rows, .num_rows = rows, .col = 0, .num_cols = cols};
-      if (by_cols) {
-        region.col = from(cols, shard);
-        region.num_cols = from(cols, shard + 1) - region.col;
-      } else {
-        region.row += from(rows, shard);
-        region.num_rows = from(rows, shard + 1) - from(rows, shard);
-      }
-      const int64_t top = std::max(region.row, first), bottom = std::min(region.row + region.num_rows, last);
-      if (top >= bottom || region.num_cols == 0) continue;
-      const bool is_whole = bottom - top == rows && region.num_cols == cols;
-      region.row = top;
-      region.num_rows = bottom - top;
-      const int64_t area = region.num_rows * region.num_cols;
-      const int64_t rank = std::max<int64_t>(1, (config.rank * area + rows * cols / 2) / (rows * cols));
-      const std::string place = str(".", region.row, ".", region.col, ".", region.num_rows, ".", region.num_cols);
-      const distributed::CompressedMatrix matrix{is_whole ? matrix_name : matrix_name + place, region.num_rows,
-                                                 region.num_cols, rank};
-      if (matrix.factor_elements(rank) < area) regions.emplace_back(matrix, region);
-    }
-  }
-  // A whole gradient is compressed as a whole or not at all.
-  const bool some_do_not_pay = static_cast<int64_t>(regions.size()) < parts * num_shards;
-  if (!piece.is_flat && some_do_not_pay) return {};
-  return regions;
-}
-
-GradientCompression::Cut GradientCompression::cut(const std::vector<GradientPiece>& pieces,
-                                                  const CompressionConfig& config) {
-  Cut all;
-  for (const auto& given : pieces) {
-    Piece piece;
-    static_cast<GradientPiece&>(piece) = given;
-    piece.first_matrix = all.matrices.size();
-    int64_t next = 0;  // of the piece's numbers, the first that is in no region yet
-    for (auto& [matrix, region] : regions_of(given, config)) {
-      all.matrices.push_back(std::move(matrix));
-      piece.regions.push_back(region);
-      if (!piece.is_flat) continue;
-      const int64_t begin = region.row * region.num_cols - piece.begin;
-      if (begin > next) piece.exact.emplace_back(next, begin);
-      next = begin + region.num_rows * region.num_cols;
-    }
-    if (piece.is_flat && next < piece.numel()) piece.exact.emplace_back(next, piece.numel());
-    all.pieces.push_back(std::move(piece));
-  }
-  return all;
-}
-
-std::vector<distributed::CompressedMatrix> compressed_matrices(const std::vector<GradientPiece>& pieces,
-                                                               const CompressionConfig& config) {
-  return GradientCompression::cut(pieces, config).matrices;
-}
 
 GradientCompression::GradientCompression(GradientShare share, const CompressionConfig& config, uint64_t seed)
     : GradientCompression(share, cut(share.pieces, config), config, seed) {}
@@ -132,9 +26,96 @@ GradientCompression::GradientCompression(GradientShare share, Cut cut, const Com
     : share_(std::move(share)),
       pieces_(std::move(cut.pieces)),
       powersgd_(make_powersgd(std::move(cut.matrices), share_.pieces, config, seed)),
-      rank_(config.rank) {}
+      rank_(config.rank),
+      sizes_(compression_sizes(share_.pieces, config)) {
+  if (share_.group != nullptr) {
+    const std::vector<int64_t*> own{&sizes_.num_matrices, &sizes_.elements, &sizes_.factors, &sizes_.fixed,
+                                    &sizes_.all};
+    Tensor sums = at::empty({static_cast<int64_t>(own.size())}, at::kLong);
+    for (size_t i = 0; i < own.size(); ++i) sums.mutable_data_ptr<int64_t>()[i] = *own[i];
+    share_.group->all_reduce_sum(sums);
+    for (size_t i = 0; i < own.size(); ++i) *own[i] = sums.const_data_ptr<int64_t>()[i];
+    make_blocks();
+    return;
+  }
+  make_blocks();
+  std::vector<Tensor> parameters;
+  for (const Piece& piece : pieces_) parameters.push_back(piece.entry.parameter->tensor);
+  watch_ =
+      std::make_unique<distributed::GradientWatch>(std::move(parameters), [this](size_t piece) { on_gradient(piece); });
+}
 
-// ------------------------------------------------------------------------------------------------------------ gradients
+void GradientCompression::make_blocks() {
+  std::map<int64_t, Block, std::greater<>> blocks;  // as backward goes, until an order is agreed on
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    Block& block = blocks[pieces_[i].block];
+    block.index = pieces_[i].block;
+    block.pieces.push_back(i);
+    block.is_compressed = block.is_compressed || !pieces_[i].regions.empty();
+  }
+  for (auto& [index, block] : blocks) blocks_.push_back(std::move(block));
+  block_of_piece_.resize(pieces_.size());
+}
+
+int64_t GradientCompression::num_blocks() const {
+  return std::count_if(blocks_.begin(), blocks_.end(), [](const Block& block) { return block.is_compressed; });
+}
+
+// ------------------------------------------------------------------------------------------------- beside the last pass
+
+void GradientCompression::arm() {
+  is_armed_ = true;
+  num_started_ = 0;
+  rounds_.clear();
+  if (watch_) watch_->arm();
+  for (Block& block : blocks_) {
+    block.missing = 1;
+    if (!watch_) continue;
+    block.missing = std::count_if(block.pieces.begin(), block.pieces.end(),
+                                  [this](size_t piece) { return watch_->has_gradient(piece); });
+  }
+}
+
+void GradientCompression::complete(int64_t index) {
+  const auto block =
+      std::find_if(blocks_.begin(), blocks_.end(), [&](const Block& each) { return each.index == index; });
+  if (!is_armed_ || block == blocks_.end()) return;
+  if (!is_planned_) block->place = num_seen_++;
+  block->missing = 0;
+  start_complete();
+}
+
+void GradientCompression::on_gradient(size_t piece) {
+  --blocks_[block_of_piece_[piece]].missing;
+  start_complete();
+}
+
+/// In order, so that all ranks start the same sums one after the other.
+void GradientCompression::start_complete() {
+  if (!is_planned_) return;
+  while (num_started_ < blocks_.size() && blocks_[num_started_].missing == 0) start(blocks_[num_started_++]);
+}
+
+/// Nothing here writes to gradients: backward may still need their memory.
+void GradientCompression::start(Block& block) {
+  const c10::NoGradGuard no_grad;
+  if (scale_ && block.index >= 0) block.scale = scale_(block.index);
+  std::vector<size_t> matrices;
+  for (const size_t index : block.pieces) {
+    const Piece& piece = pieces_[index];
+    if (!piece.is_present) continue;
+    const Tensor& gradient = piece.entry.parameter->tensor.grad();
+    for (size_t i = 0; i < piece.regions.size(); ++i) {
+      matrices.push_back(piece.first_matrix + i);
+      if (gradient.defined()) powersgd_.add(matrices.back(), values_of(piece, piece.regions[i], gradient), block.scale);
+    }
+  }
+  rounds_.push_back(powersgd_.start_p(std::move(matrices), *share_.replicas));
+  // The block before had this one's backward pass for its P to arrive.
+  if (rounds_.size() > 1) powersgd_.start_q(rounds_[rounds_.size() - 2]);
+}
+
+// ------------------------------------------------------------------------------------------------------------- the rest
 
 /// The numbers of a region [rows, cols] of `whole`, the piece's gradient or something of its shape.
 Tensor GradientCompression::values_of(const Piece& piece, const Region& region, const Tensor& whole) {
@@ -154,49 +135,81 @@ void GradientCompression::put(const Piece& piece, const Region& region, const Te
   }
 }
 
-/// Which parameters have gradients is the model's matter, the same in every step: so ranks agree on it once.
+/// Which parameters have gradients, and in which order, is the model's matter, the same in every step: so ranks agree once.
 void GradientCompression::plan() {
   Tensor counts = at::empty({static_cast<int64_t>(pieces_.size())}, at::kLong);
   for (size_t i = 0; i < pieces_.size(); ++i) {
     const bool has_gradient = pieces_[i].entry.parameter->tensor.grad().defined();
     counts.mutable_data_ptr<int64_t>()[i] = has_gradient ? 1 : 0;
   }
-  counts = counts.to(pieces_.empty() ? at::Device(at::kCPU) : pieces_[0].entry.parameter->tensor.device());
+  const at::Device device = pieces_.empty() ? at::Device(at::kCPU) : pieces_[0].entry.parameter->tensor.device();
+  counts = counts.to(device);
   share_.replicas->all_reduce_sum(counts);
   counts = counts.cpu();
   for (size_t i = 0; i < pieces_.size(); ++i) pieces_[i].is_present = counts.const_data_ptr<int64_t>()[i] > 0;
+
+  Tensor places = at::empty({static_cast<int64_t>(blocks_.size())}, at::kLong);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    Block& block = blocks_[i];
+    for (const size_t piece : block.pieces) {
+      if (watch_) block.place = std::max(block.place, watch_->place(piece));
+    }
+    places.mutable_data_ptr<int64_t>()[i] = block.place;
+  }
+  places = places.to(device);
+  share_.replicas->broadcast(places, 0);
+  places = places.cpu();
+  for (size_t i = 0; i < blocks_.size(); ++i) blocks_[i].place = places.const_data_ptr<int64_t>()[i];
+  // Those that the pass did not come to last.
+  std::stable_sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) {
+    return static_cast<uint64_t>(a.place) < static_cast<uint64_t>(b.place);
+  });
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    for (const size_t piece : blocks_[i].pieces) block_of_piece_[piece] = i;
+  }
   is_planned_ = true;
 }
 
-/// Of the gradients that are summed exactly.
-std::vector<Tensor> GradientCompression::exact_views() const {
+/// What is begun goes on, all else begins, and all of it has arrived.
+void GradientCompression::finish_factors() {
+  if (!is_armed_) {
+    num_started_ = 0;
+    rounds_.clear();
+  }
+  is_armed_ = false;
+  if (watch_) watch_->disarm();
+  num_overlapped_ = std::count_if(blocks_.begin(), blocks_.begin() + static_cast<int64_t>(num_started_),
+                                  [](const Block& block) { return block.is_compressed; });
+  if (!is_planned_) plan();
+  while (num_started_ < blocks_.size()) start(blocks_[num_started_++]);
+  if (!rounds_.empty()) powersgd_.start_q(rounds_.back());
+  for (auto& round : rounds_) powersgd_.finish(round);
+  rounds_.clear();
+}
+
+/// Those that are summed exactly, as views: without their scales, and with what was carried.
+std::vector<Tensor> GradientCompression::exact_gradients() {
   std::vector<Tensor> views;
-  for (const Piece& piece : pieces_) {
+  for (size_t index = 0; index < pieces_.size(); ++index) {
+    Piece& piece = pieces_[index];
     if (!piece.is_present) continue;
-    const Tensor& gradient = piece.entry.parameter->tensor.grad();
+    Tensor& gradient = piece.entry.parameter->tensor.mutable_grad();
+    if (!gradient.defined()) gradient = at::zeros_like(piece.entry.parameter->tensor.detach());
+    const size_t first = views.size();
     if (!piece.is_flat && piece.regions.empty()) views.push_back(gradient);
     for (const auto& [begin, end] : piece.exact) views.push_back(gradient.narrow(0, begin, end - begin));
+    const Tensor& scale = blocks_[block_of_piece_[index]].scale;
+    for (size_t i = first; i < views.size() && scale.defined(); ++i) views[i].div_(scale);
+    // What is carried of numbers that are compressed was given to the buffers.
+    if (piece.carried.defined()) gradient += std::exchange(piece.carried, Tensor()).view_as(gradient);
   }
   return views;
 }
 
 Tensor GradientCompression::reduce() {
   const c10::NoGradGuard no_grad;
-  if (!is_planned_) plan();
-  std::vector<size_t> matrices;  // that have gradients
-  for (Piece& piece : pieces_) {
-    if (!piece.is_present) continue;
-    Tensor& gradient = piece.entry.parameter->tensor.mutable_grad();
-    if (!gradient.defined()) gradient = at::zeros_like(piece.entry.parameter->tensor.detach());
-    for (size_t i = 0; i < piece.regions.size(); ++i) {
-      powersgd_.add(piece.first_matrix + i, values_of(piece, piece.regions[i], gradient));
-      matrices.push_back(piece.first_matrix + i);
-    }
-    // What is carried of numbers that are compressed was given to the buffers.
-    if (piece.carried.defined()) gradient += std::exchange(piece.carried, Tensor()).view_as(gradient);
-  }
-  std::vector<Tensor> exact = exact_views();
-  powersgd_.reduce_factors(matrices, *share_.replicas);
+  finish_factors();
+  std::vector<Tensor> exact = exact_gradients();
   Tensor norm_squared = powersgd_.reduce_rest(exact, *share_.replicas);
   if (share_.group != nullptr) share_.group->all_reduce_sum(norm_squared);
   for (const auto& [name, parameter] : share_.already_summed) {
@@ -210,115 +223,6 @@ Tensor GradientCompression::reduce() {
     }
   }
   return norm_squared.sqrt().to(at::kFloat);
-}
-
-// ---------------------------------------------------------------------------------------------------------------- rates
-
-double GradientCompression::matrix_rate() const { return distributed::compression_rate(powersgd_.matrices(), rank_); }
-
-double GradientCompression::compression_rate() const {
-  int64_t elements = 0, saved = 0;
-  for (const Piece& piece : pieces_) {
-    if (piece.is_present) elements += piece.numel();
-  }
-  for (const auto& matrix : powersgd_.matrices()) saved += matrix.elements() - matrix.factor_elements(rank_);
-  return elements == 0 ? 0 : static_cast<double>(saved) / static_cast<double>(elements);
-}
-
-std::string GradientCompression::describe() const {
-  int64_t elements = 0, factors = 0;
-  for (const auto& matrix : powersgd_.matrices()) {
-    elements += matrix.elements();
-    factors += matrix.factor_elements(rank_);
-  }
-  return str("PowerSGD of rank ", rank_, ": ", powersgd_.matrices().size(), " matrices of ", grouped_digits(elements),
-             " numbers are sent as ", grouped_digits(factors), ", compression rate ", percent(matrix_rate()),
-             "; of all gradients ", percent(compression_rate()), " are not sent");
-}
-
-// ---------------------------------------------------------------------------------------------------------------- state
-
-bool GradientCompression::is_state(const std::string& name) { return name.starts_with(kPrefix); }
-
-std::vector<storage::TensorPiece> GradientCompression::state() const {
-  const c10::NoGradGuard no_grad;
-  const auto sums = powersgd_.error_sums(*share_.replicas);
-  std::vector<storage::TensorPiece> state;
-  for (const Piece& piece : pieces_) {
-    // Of a piece all ranks of a group write their part, compressed or not, so that the parts are the whole.
-    const bool is_written = piece.is_flat ? optim::is_resblock_matrix(piece.entry) : !piece.regions.empty();
-    if (!is_written) continue;
-    const auto options = piece.entry.parameter->tensor.options().requires_grad(false);
-    const Tensor values =
-        at::zeros(piece.is_flat ? at::IntArrayRef(piece.numel()) : at::IntArrayRef(piece.shape), options);
-    for (size_t i = 0; i < piece.regions.size(); ++i) {
-      put(piece, piece.regions[i], sums[piece.first_matrix + i], values);
-    }
-    state.push_back({.name = std::string(kPrefix) + piece.entry.name,
-                     .shape = piece.shape,
-                     .begin = piece.begin,
-                     .channels_last = piece.channels_last,
-                     .values = values.flatten()});
-  }
-  return state;
-}
-
-/// `read`: the numbers of a piece, flat, or nothing.
-void GradientCompression::load_from(const std::function<Tensor(const Piece&)>& read) {
-  const c10::NoGradGuard no_grad;
-  std::vector<Tensor> sums;
-  for (Piece& piece : pieces_) {
-    const Tensor given = optim::is_resblock_matrix(piece.entry) ? read(piece) : Tensor();
-    const Tensor& parameter = piece.entry.parameter->tensor;
-    Tensor values = at::zeros_like(parameter.detach(), at::MemoryFormat::Contiguous);
-    if (given.defined()) values.copy_(given.view_as(values));
-    for (const Region& region : piece.regions) {
-      sums.push_back(values_of(piece, region, values).clone());
-      put(piece, region, at::zeros_like(sums.back()), values);
-    }
-    piece.carried = Tensor();
-    if (given.defined() && values.ne(0).any().item<bool>()) piece.carried = values / share_.replicas->world_size();
-  }
-  powersgd_.load_error_sums(sums, share_.replicas->world_size());
-}
-
-void GradientCompression::load_state(std::vector<storage::NamedTensor>& state) {
-  const auto fail = [](const std::string& expected, const std::string& got) {
-    throw CheckpointError(
-        Problem{.place = "error buffers", .expected = expected, .got = got, .hint = "it belongs to another model"});
-  };
-  std::vector<std::string> used;
-  load_from([&](const Piece& piece) {
-    const std::string name = std::string(kPrefix) + piece.entry.name;
-    const Tensor* sum = storage::find_tensor(state, name);
-    if (sum == nullptr) return Tensor();
-    if (sum->sizes() != at::IntArrayRef(piece.shape)) {
-      fail(dalle::str("'", name, "' of shape ", at::IntArrayRef(piece.shape)), dalle::str(sum->sizes()));
-    }
-    used.push_back(name);
-    TORCH_INTERNAL_ASSERT(!piece.is_flat, "pieces read their numbers from files");
-    return sum->flatten();
-  });
-  std::erase_if(state,
-                [&](const auto& entry) { return std::find(used.begin(), used.end(), entry.name) != used.end(); });
-  for (const auto& entry : state) {
-    if (is_state(entry.name)) fail("those of the model's matrices", str("'", entry.name, "'"));
-  }
-}
-
-void GradientCompression::load_state(const storage::TensorFiles& files) {
-  load_from([&](const Piece& piece) {
-    const std::string name = std::string(kPrefix) + piece.entry.name;
-    const auto* shape = files.shape(name);
-    if (shape == nullptr) return Tensor();
-    if (*shape != piece.shape) {
-      throw CheckpointError(Problem{.place = "error buffers",
-                                    .expected = dalle::str("'", name, "' of shape ", at::IntArrayRef(piece.shape)),
-                                    .got = dalle::str(at::IntArrayRef(*shape)),
-                                    .hint = "it belongs to another model"});
-    }
-    return files.read_range(name, piece.begin, piece.begin + piece.numel(), piece.channels_last);
-  });
 }
 
 }  // namespace dalle::training

@@ -29,21 +29,36 @@ layers::BlockRunner& GradientScaling::around(layers::BlockRunner& inner) {
 }
 
 void GradientScaling::begin_step(bool counts_exponents) {
+  taken_.clear();
   exponents_.reset();
-  if (counts_exponents) exponents_.emplace(scaling_.names(), finite_N_.device());
+  if (!counts_exponents) return;
+  exponents_.emplace(scaling_.names(), finite_N_.device());
+  counted_log2_N_ = scaling_.log2_scales();
+}
+
+void GradientScaling::count_exponents(int64_t block, const Tensor& gradient) {
+  if (exponents_ && options_.counts_parameters) exponents_->add(ExponentHistogram::kParameters, block, gradient);
+}
+
+Tensor GradientScaling::take(int64_t block) {
+  const c10::NoGradGuard no_grad;
+  scaling_.for_gradients([&](int64_t of, const Tensor& gradient) {
+    if (of == block) count_exponents(block, gradient);
+  });
+  taken_[block] = scaling_.is_finite(block);
+  return scaling_.scale(block);
 }
 
 void GradientScaling::unscale() {
   const c10::NoGradGuard no_grad;
-  if (exponents_) {
-    counted_log2_N_ = scaling_.log2_scales();
-    if (options_.counts_parameters) {
-      scaling_.for_gradients([this](int64_t block, const Tensor& gradient) {
-        exponents_->add(ExponentHistogram::kParameters, block, gradient);
-      });
-    }
+  if (taken_.empty()) {
+    scaling_.for_gradients([this](int64_t block, const Tensor& gradient) { count_exponents(block, gradient); });
+    finite_N_ = scaling_.unscale();
+  } else {
+    auto finite = at::ones_like(finite_N_).unbind();
+    for (const auto& [block, is_finite] : taken_) finite[static_cast<size_t>(block)] = is_finite;
+    finite_N_ = at::stack(finite);
   }
-  finite_N_ = scaling_.unscale();
   if (ranks_.world_size() > 1) {
     Tensor num_bad_N = finite_N_.logical_not().to(at::kLong);
     ranks_.all_reduce_sum(num_bad_N);

@@ -3,11 +3,13 @@
 #include <c10/core/ScalarType.h>
 
 #include <algorithm>
+#include <map>
 
 #include "dalle/core/error.h"
 #include "dalle/core/str.h"
 #include "dalle/models/summary.h"
 #include "dalle/optim/parameter_groups.h"
+#include "dalle/training/sharded_model.h"
 
 namespace dalle::training {
 namespace {
@@ -87,6 +89,23 @@ int64_t group_size(const PlanLayout& layout, const DeviceDescription& device) {
   return layout.sharding == Sharding::kHybrid ? std::min(layout.num_devices, device.devices_per_machine) : 1;
 }
 
+CompressionConfig compression_of(const PriorTraining& config, const PlanLayout& layout) {
+  CompressionConfig compression = config.trainer.gradient_compression;
+  if (layout.powersgd_rank) {
+    compression.enabled = *layout.powersgd_rank > 0;
+    if (compression.enabled) compression.rank = *layout.powersgd_rank;
+  }
+  if (!compression.enabled) return compression;
+  if (layout.sharding == Sharding::kFull || layout.sharding == Sharding::kOptimizer) {
+    throw ConfigError(Problem{"--sharding", "none or hybrid with PowerSGD", str(enum_name(layout.sharding)),
+                              "PowerSGD compresses what replicas send each other, and there is one replica; leave it "
+                              "out with --powersgd-rank 0"});
+  }
+  if (layout.sharding == Sharding::kHybrid) compression.num_shards = 1;  // the parts of a group's ranks are the shards
+  compression.validate(layout.powersgd_rank ? "--powersgd-rank" : "trainer.gradient_compression");
+  return compression;
+}
+
 }  // namespace
 
 double ModelUnit::matrix_numbers() const {
@@ -103,6 +122,7 @@ Plan::Plan(const PriorTraining& config, const models::PriorConfig& model, const 
       layout_(layout),
       compute_{dtype_on(device, config.precision), dtype_on(device, config.head_precision)},
       units_(units_of(model, compute_)),
+      compression_(compression_of(config, layout)),
       group_(training::group_size(layout, device)) {
   const int64_t devices = layout.num_devices, per_machine = std::min(devices, device.devices_per_machine);
   const int64_t batch = config.trainer.batch_size;
@@ -113,16 +133,28 @@ Plan::Plan(const PriorTraining& config, const models::PriorConfig& model, const 
     throw ConfigError(Problem{"--devices", str("a divisor of trainer.batch_size ", batch), str(devices),
                               "every device takes as many samples of a step"});
   }
-  if (layout.powersgd_rank > 0 && layout.sharding == Sharding::kFull) {
-    throw ConfigError(Problem{"--powersgd-rank", "sharding none, optimizer or hybrid", "full",
-                              "PowerSGD compresses what replicas send each other, and there is one replica"});
-  }
   device_batch_ = batch / devices;
   const int64_t wanted = layout.micro_batch_size > 0 ? layout.micro_batch_size : config.trainer.micro_batch_size;
   micro_batch_ = wanted > 0 ? wanted : device_batch_;
   if (device_batch_ % micro_batch_ != 0) {
     throw ConfigError(Problem{layout.micro_batch_size > 0 ? "--micro-batch-size" : "trainer.micro_batch_size",
                               str("a divisor of a device's ", device_batch_, " samples"), str(micro_batch_), ""});
+  }
+  if (num_replicas() == 1) compression_.enabled = false;  // nothing is sent
+  if (compression_.enabled) cut_units();
+}
+
+void Plan::cut_units() {
+  const models::Prior prior(model_, compute_);  // shapes alone
+  const auto parameters = prior.named_parameters();
+  std::map<std::string, ModelUnit*> units;
+  for (auto& unit : units_) units[unit.name] = &unit;
+  for (int64_t part = 0; part < group_; ++part) {
+    const auto pieces = group_ == 1 ? whole_pieces(parameters) : pieces_of_part(parameters, group_, part);
+    compressed_ += compression_sizes(pieces, compression_);
+    for (auto& matrix : compressed_matrices(pieces, compression_)) {
+      units.at(unit_of(matrix.name))->compressed.push_back(std::move(matrix));
+    }
   }
 }
 
@@ -150,25 +182,6 @@ double Plan::flops_per_step() const {
   return 3 * sum * number(config_.trainer.batch_size);
 }
 
-distributed::CompressedMatrix Plan::shard_of(const distributed::CompressedMatrix& matrix) const {
-  // Along axis 1, but of the second MLP matrix along axis 0 (paper E.1). PyTorch's [out, in] is its transpose, so that
-  // the split side is the first, or for the second MLP matrix the second; the smaller the product of sides, the same.
-  const bool second = matrix.name.find("c_proj") != std::string::npos;
-  const auto split = [&](int64_t side) { return std::max<int64_t>(1, (side + group_ - 1) / group_); };
-  return {matrix.name, second ? matrix.rows : split(matrix.rows), second ? split(matrix.cols) : matrix.cols};
-}
-
-int64_t Plan::shard_rank() const { return std::max<int64_t>(1, layout_.powersgd_rank / group_); }
-
-double Plan::compression_rate() const {
-  if (!is_compressed()) return 0;
-  std::vector<distributed::CompressedMatrix> shards;
-  for (const auto& unit : units_) {
-    for (const auto& matrix : unit.matrices) shards.push_back(shard_of(matrix));
-  }
-  return distributed::compression_rate(shards, shard_rank());
-}
-
 DeviceMemory Plan::memory(int64_t micro_batch) const {
   const double matrices = matrix_numbers(), others = num_parameters() - matrices;
   const double shards = is_sharded() ? number(group_) : 1;
@@ -179,10 +192,17 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
   memory.moments = 2 * (moment_bytes * matrices + 4 * others) / state_shards;
   if (config_.trainer.ema_decay > 0 && !layout_.average_on_host)
     memory.average = 4 * (matrices + others) / state_shards;
-  if (is_compressed()) {
-    // Gradients go straight into the error buffers, a block's at a time (paper E.2).
-    memory.gradients = matrix_bytes() * largest_unit() / shards + 4 * others / shards;
-    memory.error_buffers = matrix_bytes() * matrices / shards;
+  const bool error_in_16_bits =
+      layout_.state_in_16_bits || compression_.error_buffers == distributed::ErrorFormat::kF16;
+  for (const auto& unit : units_) {
+    for (const auto& matrix : unit.compressed) {
+      const int64_t fixed = matrix.columns(compression_.rank) * std::max(matrix.rows, matrix.cols);
+      memory.error_buffers += (error_in_16_bits ? 2 : 4) * number(matrix.elements()) / number(group_);
+      memory.factors += matrix_bytes() * number(matrix.factor_elements(compression_.rank) + fixed) / number(group_);
+    }
+  }
+  if (compression_.enabled && layout_.state_in_16_bits) {
+    memory.gradients = matrix_bytes() * largest_unit() / shards + 4 * others / shards;  // a block's at a time
   } else {
     // With sharding optimizer they are whole only while those of several passes add up.
     const bool are_split = is_sharded() || device_batch_ == micro_batch;

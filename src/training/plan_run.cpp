@@ -79,6 +79,7 @@ std::string memory_lines(const Plan& plan) {
   line("moments", memory.moments);
   line("average", memory.average);
   line("error buffers", memory.error_buffers);
+  line("factors", memory.factors);
   line("gathered blocks", memory.gathered);
   line("activations", memory.activations);
   line("logits", memory.logits);
@@ -107,9 +108,8 @@ std::string one_plan(const Job& job) {
   PlanLayout plain = job.layout;
   plain.powersgd_rank = 0;
   text += str("sent in a step: ", sent(timeline_of(Plan(job.config, job.model, job.device, plain))), "\n");
-  if (job.layout.powersgd_rank > 0) {
-    text += str("  with PowerSGD of rank ", job.layout.powersgd_rank, ": ", sent(line), "; ",
-                percent(plan.compression_rate()), " of the blocks' gradients are not sent\n");
+  if (plan.compression().enabled) {
+    text += str("  with ", plan.compressed().describe(plan.compression().rank), "\n  then sent: ", sent(line), "\n");
   }
   const auto busy = [&](Stream stream) { return scaled(line.busy[static_cast<size_t>(stream)], "s"); };
   text += str("a step takes ", scaled(line.seconds, "s"), ": compute ", busy(Stream::kCompute),

@@ -128,11 +128,11 @@ class StepSchedule {
   }
 
   void reduce(const ModelUnit& unit, const Ids& after) {
-    if (plan_.is_compressed() && !unit.matrices.empty()) {
+    if (!unit.compressed.empty()) {
       done_ = joined(done_, compressed(unit, after));
     } else if (plan_.layout_.sharding == Sharding::kOptimizer) {
       done_ = joined(done_, scatter("scatter " + unit.name, gradient_bytes(unit), plan_.layout_.num_devices, after));
-    } else if (plan_.layout_.sharding == Sharding::kNone && !plan_.is_compressed()) {
+    } else if (plan_.layout_.sharding == Sharding::kNone && !plan_.compression_.enabled) {
       add_to_bucket(gradient_bytes(unit), after);
     } else {
       done_ = joined(done_, all_reduce("reduce " + unit.name, gradient_bytes(unit), after));
@@ -151,31 +151,37 @@ class StepSchedule {
     bucket_.clear();
   }
 
+  /// Factors of all shards of a machine. In this program 1-6-9 floats of all replicas are gathered (distributed/powersgd.h);
+  /// the paper has a kernel that sums them on the way.
+  Ids send_factors(const std::string& name, double numbers, Ids after) {
+    const bool sums = plan_.layout_.state_in_16_bits || plan_.compression_.factors == distributed::ErrorFormat::kF32;
+    if (sums) return all_reduce(name, plan_.matrix_bytes() * numbers, std::move(after));
+    const int64_t replicas = plan_.num_replicas();
+    const double bytes = 2 * numbers * static_cast<double>(replicas);
+    if (replicas == 1) return after;
+    if (plan_.group_ == 1) return gather(name, bytes, replicas, std::move(after));
+    return {part_over(name, Stream::kMachine, replicas, bytes, std::move(after))};
+  }
+
   Ids compressed(const ModelUnit& unit, const Ids& after) {
-    double p = 0, q = 0, flops = 0, plain = 4 * unit.other_numbers;
-    const double shards = static_cast<double>(plan_.group_);
-    for (const auto& whole : unit.matrices) {
-      const auto shard = plan_.shard_of(whole);
-      const int64_t rank = std::min({plan_.shard_rank(), shard.rows, shard.cols});
-      if (shard.factor_elements(rank) >= shard.elements()) {
-        plain += plan_.matrix_bytes() * static_cast<double>(whole.elements());
-        continue;
-      }
-      const double r = static_cast<double>(rank), n = static_cast<double>(std::max(shard.rows, shard.cols));
-      const double m = static_cast<double>(std::min(shard.rows, shard.cols));
+    double p = 0, q = 0, flops = 0, orthogonal_flops = 0, exact = unit.numbers();
+    for (const auto& matrix : unit.compressed) {
+      const double r = static_cast<double>(matrix.columns(plan_.compression_.rank));
+      const double m = static_cast<double>(std::min(matrix.rows, matrix.cols));
+      const double n = static_cast<double>(std::max(matrix.rows, matrix.cols));
       p += m * r;
       q += n * r;
+      exact -= m * n;
       flops += 2 * m * n * r;
-      orthogonal_flops_ += 4 * m * r * r;
+      orthogonal_flops += 4 * m * r * r;
     }
-    const double seconds = flops / device_.matrix_speed(at::kFloat), bytes = plan_.matrix_bytes() * shards;
-    const double orthogonal = std::exchange(orthogonal_flops_, 0) / device_.matrix_speed(at::kFloat);
-    const size_t p_made = add("P of " + unit.name, Stream::kCompute, seconds, 0, after);
-    const Ids p_sent = all_reduce("P of " + unit.name, p * bytes, {p_made});
-    const size_t q_made = add("Q of " + unit.name, Stream::kCompute, seconds + orthogonal, 0, p_sent);
-    const Ids q_sent = all_reduce("Q of " + unit.name, q * bytes, {q_made});
-    return joined(all_reduce("rest of " + unit.name, plain, after),
-                  {add("decompress " + unit.name, Stream::kCompute, seconds, 0, q_sent)});
+    const double speed = device_.matrix_speed(at::kFloat) * static_cast<double>(plan_.group_);
+    const size_t p_made = add("P of " + unit.name, Stream::kCompute, flops / speed, 0, after);
+    const Ids p_sent = send_factors("P of " + unit.name, p, {p_made});
+    const size_t q_made = add("Q of " + unit.name, Stream::kCompute, (flops + orthogonal_flops) / speed, 0, p_sent);
+    const Ids q_sent = send_factors("Q of " + unit.name, q, {q_made});
+    return joined(all_reduce("rest of " + unit.name, 4 * exact, after),
+                  {add("decompress " + unit.name, Stream::kCompute, flops / speed, 0, q_sent)});
   }
 
   void update() {
@@ -195,7 +201,7 @@ class StepSchedule {
   std::vector<StepTask> tasks_;
   Ids last_, last_scatter_, done_;
   Ids bucket_;
-  double orthogonal_flops_ = 0, bucket_bytes_ = 0;
+  double bucket_bytes_ = 0;
 };
 
 std::vector<StepTask> Plan::schedule() const { return StepSchedule(*this).make(); }

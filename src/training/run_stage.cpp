@@ -18,17 +18,41 @@
 #include "dalle/training/matrix_speed.h"
 #include "dalle/training/prior_task.h"
 #include "dalle/training/same_run.h"
+#include "dalle/training/sharded_model.h"
 #include "dalle/training/task_support.h"
 
 namespace dalle::training {
 namespace {
 
+/// What gradient_compression would send and hold, as training cuts the model: with sharding hybrid in groups of
+/// shard_group_size, where that is known.
+std::string describe_compression(const std::vector<layers::NamedParameter>& parameters, const TrainerConfig& trainer) {
+  const CompressionConfig& config = trainer.gradient_compression;
+  if (!config.enabled) return "";
+  const bool is_hybrid = trainer.sharding == Sharding::kHybrid;
+  const int64_t group = is_hybrid ? std::max<int64_t>(1, trainer.shard_group_size) : 1;
+  CompressionSizes sizes;
+  for (int64_t part = 0; part < group; ++part) {
+    sizes += compression_sizes(group == 1 ? whole_pieces(parameters) : pieces_of_part(parameters, group, part), config);
+  }
+  const bool is_small = config.error_buffers == distributed::ErrorFormat::kF16;
+  const auto bytes_of_rank = [&](int64_t numbers, double each) {
+    return scaled(each * static_cast<double>(numbers / group), "B");
+  };
+  return str(sizes.describe(config.rank), "\nerror buffers: ", bytes_of_rank(sizes.elements, is_small ? 2 : 4),
+             " a rank, and ", bytes_of_rank(sizes.fixed, 4), " of fixed factors",
+             trainer.shard_group_size > 0 && is_hybrid ? str(" (in groups of ", group, ")")
+             : is_hybrid                               ? " (of one rank alone; groups share them)"
+                                                       : "",
+             "\n");
+}
+
 template <class Model, class Config>
 void print_check(const cli::Invocation& call, const Model& model, const Config& config) {
   std::cout << call.command << " " << call.config_name << ": the config is valid\n"
             << models::describe(models::summarize(model), config.trainer.batch_size) << "\n"
-            << optim::describe(optim::parameter_groups(model.named_parameters(), config.optimizer.weight_decay))
-            << "\n";
+            << optim::describe(optim::parameter_groups(model.named_parameters(), config.optimizer.weight_decay)) << "\n"
+            << describe_compression(model.named_parameters(), config.trainer);
 }
 
 RunDirectory open_directory(const cli::Invocation& call) {

@@ -46,6 +46,40 @@ FlatShape flat_shape_of(const layers::Parameter& parameter) {
   return {like.sizes().vec(), like.strides().vec()};
 }
 
+/// A model's parameters: those of each block, -1 for all that are in none, and those that stay whole.
+struct Split {
+  std::map<int64_t, std::vector<NamedParameter>> units;
+  std::vector<NamedParameter> whole;
+};
+
+Split split(const std::vector<NamedParameter>& parameters) {
+  const auto indices = block_indices(parameters);
+  Split split;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& tensor = parameters[i].parameter->tensor;
+    const bool is_split = tensor.requires_grad() && tensor.numel() > 1;
+    (is_split ? split.units[indices[i]] : split.whole).push_back(parameters[i]);
+  }
+  return split;
+}
+
+std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters) {
+  std::vector<FlatShape> shapes;
+  for (const auto& entry : parameters) shapes.push_back(flat_shape_of(*entry.parameter));
+  return shapes;
+}
+
+GradientPiece piece_of(const NamedParameter& entry, const layers::Parameter& whole, const distributed::FlatSlice& slice,
+                       int64_t block) {
+  return {.entry = entry,
+          .shape = whole.tensor.sizes().vec(),
+          .is_flat = true,
+          .begin = slice.begin,
+          .end = slice.end,
+          .channels_last = whole.channels_last,
+          .block = block};
+}
+
 std::vector<int> every(int first, int step, int count) {
   std::vector<int> ranks;
   for (int i = 0; i < count; ++i) ranks.push_back(first + i * step);
@@ -67,6 +101,17 @@ std::vector<int64_t> block_indices(const std::vector<NamedParameter>& parameters
   return indices;
 }
 
+std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& parameters, int64_t group_size,
+                                          int64_t part) {
+  std::vector<GradientPiece> pieces;
+  for (const auto& [index, members] : split(parameters).units) {
+    for (const auto& slice : distributed::FlatLayout(flat_shapes_of(members), group_size).slices(part)) {
+      pieces.push_back(piece_of(members[slice.tensor], *members[slice.tensor].parameter, slice, index));
+    }
+  }
+  return pieces;
+}
+
 ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding,
                            int64_t group_size, Communicator& ranks)
     : sharding_(sharding), ranks_(ranks), inner_(&layers::plain_runner()) {
@@ -77,16 +122,12 @@ ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t s
   group_ = ranks.subgroup(every(first, 1, size));
   replicas_ = ranks.subgroup(every(place, size, world_size / size));
   all_ = module.named_parameters();
-  const auto indices = block_indices(all_);
-  std::map<int64_t, std::vector<NamedParameter>> members;
-  std::vector<NamedParameter> others;
-  for (size_t i = 0; i < all_.size(); ++i) {
-    const Tensor& tensor = all_[i].parameter->tensor;
-    const bool is_split = tensor.requires_grad() && tensor.numel() > 1;
-    (is_split ? (indices[i] < 0 ? others : members[indices[i]]) : whole_).push_back(all_[i]);
+  Split parts = split(all_);
+  whole_ = std::move(parts.whole);
+  for (auto& [index, parameters] : parts.units) {
+    if (index >= 0) blocks_[index] = &add_unit(index, std::move(parameters), device, seed);
   }
-  for (auto& [index, parameters] : members) blocks_[index] = &add_unit(std::move(parameters), device, seed);
-  if (!others.empty()) root_ = &add_unit(std::move(others), device, seed);
+  if (parts.units.contains(-1)) root_ = &add_unit(-1, std::move(parts.units[-1]), device, seed);
   std::vector<Tensor> trained;
   for (const auto& entry : whole_) {
     Tensor& tensor = entry.parameter->tensor;
@@ -105,14 +146,14 @@ ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t s
 
 ShardedModel::~ShardedModel() = default;
 
-ShardedModel::Unit& ShardedModel::add_unit(std::vector<NamedParameter> parameters, at::Device device, uint64_t seed) {
+ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParameter> parameters, at::Device device,
+                                           uint64_t seed) {
   Unit& unit = *units_.emplace_back(std::make_unique<Unit>());
+  unit.index = index;
   unit.parameters = std::move(parameters);
-  std::vector<FlatShape> shapes;
-  for (const auto& entry : unit.parameters) shapes.push_back(flat_shape_of(*entry.parameter));
   const auto type = unit.parameters.front().parameter->tensor.scalar_type();
-  unit.flat =
-      std::make_unique<distributed::FlatUnit>(std::move(shapes), at::TensorOptions(type).device(device), *group_);
+  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters),
+                                                      at::TensorOptions(type).device(device), *group_);
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
     layers::initialize_parameter(unit.parameters[i], seed);
@@ -219,6 +260,8 @@ WholeWeights::~WholeWeights() noexcept(false) {
 
 void ShardedModel::begin_pass(bool is_last) {
   is_last_pass_ = is_last;
+  is_in_backward_ = true;
+  if (is_last) num_overlapped_ = 0;
   for (const auto& unit : units_) unit->is_reduced = false;
   if (is_last && whole_reducer_) whole_reducer_->arm();
 }
@@ -251,9 +294,30 @@ void ShardedModel::settle(Unit& unit) {
   } else {
     unit.gradient = sum;
   }
+  if (is_last_pass_) complete(unit);
+}
+
+/// Gradients of a step that are summed over the group.
+void ShardedModel::complete(Unit& unit) {
+  if (is_in_backward_) ++num_overlapped_;
+  if (sums_replicas_) {
+    unit.sum_of_replicas = replicas_->start_all_reduce_sum(unit.gradient);
+    return;
+  }
+  if (knows_gradients_) give_gradients(unit);
+  if (is_in_backward_ && when_complete_) when_complete_(unit.index);
+}
+
+void ShardedModel::give_gradients(Unit& unit) {
+  for (size_t i = 0; i < unit.pieces.size(); ++i) {
+    const auto& slice = unit.flat->slices()[i];
+    if (!unit.has_gradient[slice.tensor]) continue;
+    unit.pieces[i]->tensor.mutable_grad() = unit.gradient.narrow(0, slice.offset, slice.end - slice.begin);
+  }
 }
 
 void ShardedModel::end_pass() {
+  is_in_backward_ = false;
   if (stays_whole() && !is_last_pass_) return;
   for (const auto& unit : units_) {
     if (!unit->is_reduced) start_reduce(*unit);
@@ -262,20 +326,10 @@ void ShardedModel::end_pass() {
   if (reducing_ != nullptr) settle(*std::exchange(reducing_, nullptr));
   if (!is_last_pass_) return;
   if (root_ != nullptr) release(*root_);
-  if (sums_replicas_) {
-    std::vector<distributed::Pending> sums;
-    for (const auto& unit : units_) sums.push_back(replicas_->start_all_reduce_sum(unit->gradient));
-    for (auto& sum : sums) sum.wait();
-  }
+  for (const auto& unit : units_) unit->sum_of_replicas.wait();
   if (whole_reducer_) whole_reducer_->finish();
   if (!knows_gradients_) agree_on_gradients();
-  for (const auto& unit : units_) {
-    for (size_t i = 0; i < unit->pieces.size(); ++i) {
-      const auto& slice = unit->flat->slices()[i];
-      if (!unit->has_gradient[slice.tensor]) continue;
-      unit->pieces[i]->tensor.mutable_grad() = unit->gradient.narrow(0, slice.offset, slice.end - slice.begin);
-    }
-  }
+  for (const auto& unit : units_) give_gradients(*unit);
 }
 
 /// Which parameters ever get a gradient: of the first step, on any rank. The others are never updated.
@@ -298,11 +352,7 @@ GradientShare ShardedModel::leave_replicas() {
   for (const auto& unit : units_) {
     for (const auto& slice : unit->flat->slices()) {
       const layers::Parameter& whole = *unit->parameters[slice.tensor].parameter;
-      share.pieces.push_back({.entry = *piece++,
-                              .shape = whole.tensor.sizes().vec(),
-                              .is_flat = true,
-                              .begin = slice.begin,
-                              .channels_last = whole.channels_last});
+      share.pieces.push_back(piece_of(*piece++, whole, slice, unit->index));
     }
   }
   share.already_summed.assign(piece, pieces_.end());

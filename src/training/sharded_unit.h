@@ -9,6 +9,7 @@
 namespace dalle::training {
 
 struct ShardedModel::Unit {
+  int64_t index = -1;                              // of the block, -1 for the unit of all else
   std::vector<layers::NamedParameter> parameters;  // of the module: views of the whole
   std::unique_ptr<distributed::FlatUnit> flat;
   layers::Parameter part;                                  // this rank's weights, flat
@@ -16,6 +17,7 @@ struct ShardedModel::Unit {
   Tensor gradient;                                         // of the part; from a step's first reduction on
   std::vector<bool> has_gradient;                          // of each parameter, ever
   bool is_reduced = false;                                 // in this pass
+  distributed::Pending sum_of_replicas;
 };
 
 }  // namespace dalle::training

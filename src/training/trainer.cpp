@@ -234,6 +234,7 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
     const bool is_last = i + 1 == batches.size();
     if (sharded_) sharded_->begin_pass(is_last);
     if (reducer_ && is_last) reducer_->arm();
+    if (compression_ && is_last) compression_->arm();
     note(str("backward pass ", i + 1, " of ", batches.size()));
     output.loss.backward();
     if (sharded_) sharded_->end_pass();

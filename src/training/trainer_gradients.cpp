@@ -13,6 +13,7 @@ void Trainer::set_up_gradients() {
     compression_ = std::make_unique<GradientCompression>(
         sharded_ ? sharded_->leave_replicas() : whole_gradients(parameters_, communicator_), compression,
         static_cast<uint64_t>(setup_.trainer.seed));
+    if (sharded_) sharded_->when_complete([this](int64_t block) { compression_->complete(block); });
   } else if (communicator_.world_size() > 1 && !sharded_) {
     std::vector<Tensor> weights;
     for (const auto& [name, parameter] : parameters_) weights.push_back(parameter->tensor);
@@ -27,6 +28,7 @@ void Trainer::set_up_gradients() {
         GradientScalingOptions{.skips_whole_updates = compression.enabled,
                                .counts_parameters = compression.enabled || holds_sums_first});
     runner_ = &scaling_->around(*runner_);
+    if (compression_) compression_->divide_by([this](int64_t block) { return scaling_->take(block); });
   } else if (setup_.trainer.exponent_histogram_interval_steps > 0) {
     throw ConfigError(Problem{"trainer.exponent_histogram_interval_steps", "0, or precision: fp16",
                               std::to_string(setup_.trainer.exponent_histogram_interval_steps),
@@ -40,10 +42,11 @@ void Trainer::set_up_gradients() {
 
 std::optional<Tensor> Trainer::finish_gradients() {
   if (reducer_) reducer_->finish();
+  std::optional<Tensor> norm;
+  if (compression_) norm = compression_->reduce();
   if (scaling_) scaling_->unscale();
-  if (!compression_) return std::nullopt;
-  const Tensor norm = compression_->reduce();
-  return scaling_ ? scaling_->without_overflow(norm) : norm;
+  if (norm && scaling_) norm = scaling_->without_overflow(*norm);
+  return norm;
 }
 
 std::vector<storage::TensorPiece> Trainer::gradient_state() const {

@@ -57,6 +57,28 @@ TEST(GradientScaling, AnOverflowOnOneRankIsKnownToAll) {
   }
 }
 
+/// For what divides gradients itself.
+TEST(GradientScaling, ABlockThatIsTakenIsJudgedAndLeftAsItIs) {
+  testing::run_thread_ranks(2, [&](testing::ThreadRank& rank) {
+    Blocks model;
+    const auto parameters = model.named_parameters();
+    GradientScaling scaling(parameters, parameters, rank, {.skips_whole_updates = true});
+    for (const bool overflows : {false, true}) {
+      if (overflows && rank.rank() == 1) model.weights[2]->tensor.mutable_grad()[1] = INFINITY;
+      scaling.begin_step(false);
+      for (int64_t block = 3; block >= 0; --block) {
+        const auto step = overflows ? 1.0 : 0.0;
+        EXPECT_EQ(scaling.take(block).item<float>(), 2 * static_cast<float>(std::exp2(13 + step / 1000)));
+      }
+      scaling.unscale();
+      EXPECT_TRUE(at::equal(model.weights[0]->tensor.grad(), at::full({4}, 1024.0f)));
+      EXPECT_EQ(scaling.finish_update(at::zeros({})).all.item<float>(), overflows ? 1 : 0);
+    }
+    EXPECT_EQ(scaling.values()[2].second, 1 + 12.501);
+    EXPECT_EQ(scaling.values()[3].second, 1 + 13.002);
+  });
+}
+
 TEST(GradientScaling, AnUpdateThatIsSkippedForOtherReasonsMovesNothing) {
   const auto alone = distributed::make_singleton();
   Blocks model;
@@ -118,6 +140,38 @@ TEST(Fp16Worker, DISABLED_TrainsOnTwoRanks) {
     EXPECT_EQ(metrics_of(root / name, "train").back()["gradient_scale_log2/transformer.resblocks.0.attn"], 14.012);
   }
   group->barrier();
+}
+
+/// The parts of a group of one rank are whole blocks, so that hybrid compresses the same matrices.
+TEST(Fp16Worker, DISABLED_TrainsCompressedOnTwoRanks) {
+  set_console_level(LogLevel::kError);
+  set_num_threads(1);
+  const auto group = distributed::init(testing::rank_device(), std::chrono::seconds(60));
+  const testing::TempDirectory scratch("fp16-compressed-ranks");  // rank 0's is used
+  const fs::path root = distributed::on_first_rank(*group, [&] { return (scratch / "").string(); });
+  auto config = prior_in(Precision::kFp16, 6);
+  config.trainer.gradient_compression.enabled = true;
+  config.trainer.gradient_compression.rank = 2;
+  config.trainer.shard_group_size = 1;
+  config.trainer.micro_batch_size = 1;
+  if (group->rank() == 0) train(config, root / "alone");
+  for (const Sharding sharding : {Sharding::kNone, Sharding::kHybrid}) {
+    config.trainer.sharding = sharding;
+    const std::string name(enum_name(sharding));
+    train_on(*group, config, root / name, false);
+    if (group->rank() > 0) continue;
+    // fp16 rounds what each rank sums of its own samples.
+    const auto losses = train_values(root / name, "loss");
+    EXPECT_LT(largest_relative_difference(losses, train_values(root / "alone", "loss")), 5e-4) << name;
+    EXPECT_LT(largest_relative_difference(losses, train_values(root / "none", "loss")), 1e-6) << name;
+    EXPECT_TRUE(
+        at::equal(optimizer_tensor(latest(root / name), "resblock_scaling.log2"), at::full({8}, 13'006, at::kLong)));
+  }
+  group->barrier();
+}
+
+TEST(Fp16, TwoRanksTrainAsOneWithCompressedGradients) {
+  testing::run_ranks(2, "Fp16Worker.DISABLED_TrainsCompressedOnTwoRanks");
 }
 
 TEST(Fp16, TwoRanksTrainAsOneSplitOrNot) { testing::run_ranks(2, "Fp16Worker.DISABLED_TrainsOnTwoRanks"); }

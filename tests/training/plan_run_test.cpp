@@ -23,8 +23,9 @@ TEST(PlanRun, APlanNamesEveryKind) {
                                .average_on_host = true};
   EXPECT_THAT(plan_text(options),
               AllOf(HasSubstr("parameters: 12,292,840,960"), HasSubstr("error buffers"), HasSubstr("activations"),
-                    HasSubstr("logits"), HasSubstr("86 % of the blocks' gradients are not sent"),
-                    HasSubstr("a step takes "), HasSubstr("days to step 430,000"), HasSubstr("micro-batch")));
+                    HasSubstr("logits"), HasSubstr("factors"), HasSubstr("with PowerSGD of rank 896: "),
+                    HasSubstr("compression rate 76.9 %"), HasSubstr("then sent: "), HasSubstr("a step takes "),
+                    HasSubstr("days to step 430,000"), HasSubstr("micro-batch")));
 }
 
 TEST(PlanRun, TheScalingTableGoesFromOneDeviceTo1024) {

@@ -10,6 +10,7 @@
 #include "dalle/core/tensor_memory.h"
 #include "dalle/layers/scaled_runner.h"
 #include "dalle/optim/adamw.h"
+#include "dalle/training/sharded_model.h"
 #include "support/thrown_message.h"
 
 namespace dalle::training {
@@ -48,10 +49,85 @@ TEST(Plan, ThePapersLayoutTakesTwelveGigabytesOfState) {
   EXPECT_EQ(plan.num_replicas(), 128);
 }
 
-TEST(Plan, CompressionIsThatOfTheTable) {
+/// The paper's prior on 16 devices, with what its config says of compression replaced.
+Plan compressed_plan(const CompressionConfig& compression, PlanLayout layout) {
+  auto training = config::load_config_file<PriorTraining>(kConfigs / "paper/prior.yaml");
+  training.trainer.gradient_compression = compression;
+  layout.num_devices = 16;
+  return Plan(training, training.model, load_device("v100", DALLE_SOURCE_DIR), layout);
+}
+
+CompressionSizes trained_sizes(const CompressionConfig& compression, int64_t group) {
+  const auto training = config::load_config_file<PriorTraining>(kConfigs / "paper/prior.yaml");
+  const models::Prior prior(training.model);
+  const auto parameters = prior.named_parameters();
+  CompressionSizes sizes;
+  for (int64_t part = 0; part < group; ++part) {
+    const auto pieces = group == 1 ? whole_pieces(parameters) : pieces_of_part(parameters, group, part);
+    sizes += compression_sizes(pieces, compression);
+  }
+  return sizes;
+}
+
+TEST(Plan, MatricesAreCutAsInTraining) {
   // 1 - 5 r / (8 d) for eight shards (paper, table 1).
-  const Plan plan = plan_of("paper/prior.yaml", "v100", kPaper, Precision::kFp16);
-  EXPECT_NEAR(plan.compression_rate(), 1 - 5.0 * 896 / (8 * 3968), 1e-9);
+  const CompressionConfig shards{{.rank = 896}, true, 8}, parts{{.rank = 896}, true};
+  const Plan none = compressed_plan(shards, {});
+  EXPECT_NEAR(none.compression_rate(), 1 - 5.0 * 896 / (8 * 3968), 1e-9);
+  EXPECT_EQ(none.compressed().describe(896), trained_sizes(shards, 1).describe(896));
+  // Parts of a machine's ranks follow memory, an eighth of a resblock each: matrices of more columns, r / 2 (attention) and
+  // r / 4 (MLP) of them, with sides of d / 2 and d, d and d, d / 4 and 4 d.
+  const Plan hybrid = compressed_plan(parts, {.sharding = Sharding::kHybrid});
+  EXPECT_EQ(hybrid.compressed().describe(896), trained_sizes(parts, 8).describe(896));
+  EXPECT_NEAR(hybrid.compression_rate(), 1 - 49.0 * 896 / (48 * 3968), 1e-3);
+}
+
+TEST(Plan, CompressionIsTheConfigsUnlessTheLayoutSaysOtherwise) {
+  const CompressionConfig small{{.rank = 64, .error_buffers = distributed::ErrorFormat::kF16}, true, 8};
+  const Plan plan = compressed_plan(small, {}), wider = compressed_plan(small, {.powersgd_rank = 128});
+  EXPECT_EQ(plan.compression().rank, 64);
+  EXPECT_NEAR(wider.compression_rate(), 1 - 5.0 * 128 / (8 * 3968), 1e-9);
+  EXPECT_EQ(wider.memory().error_buffers, plan.memory().error_buffers) << "1-6-9 floats in both";
+  auto large = small;
+  large.error_buffers = distributed::ErrorFormat::kF32;
+  EXPECT_EQ(compressed_plan(large, {}).memory().error_buffers, 2 * plan.memory().error_buffers);
+  const Plan off = compressed_plan(small, {.powersgd_rank = 0});
+  EXPECT_FALSE(off.compression().enabled);
+  EXPECT_EQ(off.compression_rate(), 0);
+  EXPECT_EQ(off.memory().error_buffers + off.memory().factors, 0);
+  EXPECT_EQ(off.memory().gradients, plan.memory().gradients);
+  auto training = config::load_config_file<PriorTraining>(kConfigs / "paper/prior.yaml");  // enables it
+  const auto device = load_device("v100", DALLE_SOURCE_DIR);
+  EXPECT_EQ(Plan(training, training.model, device, {.num_devices = 16}).compression().rank, 896);
+  EXPECT_FALSE(Plan(training, training.model, device, {}).compression().enabled) << "one device";
+  EXPECT_THAT(testing::message_of<ConfigError>([&] { compressed_plan(small, {.sharding = Sharding::kFull}); }),
+              HasSubstr("--powersgd-rank 0"));
+  EXPECT_THAT(testing::message_of<ConfigError>([&] { compressed_plan(small, {.powersgd_rank = 100}); }),
+              HasSubstr("a rank that num_shards 8 divides, got rank 100"));
+}
+
+TEST(Plan, BytesOfCompressionAreThoseOfItsTensors) {
+  PriorTraining config;
+  config.trainer.batch_size = 2;
+  config.model = {.text_context = 32,
+                  .text_vocab_size = 512,
+                  .grid_size = 8,
+                  .image_vocab_size = 512,
+                  .dim = 128,
+                  .num_heads = 2,
+                  .num_layers = 3};
+  for (const auto format : {distributed::ErrorFormat::kF32, distributed::ErrorFormat::kF16}) {
+    config.trainer.gradient_compression = {{.rank = 16, .error_buffers = format}, true, 2};
+    const Plan plan(config, config.model, load_device("cpu", DALLE_SOURCE_DIR), {.num_devices = 2});
+    const models::Prior prior(config.model);
+    const auto matrices =
+        compressed_matrices(whole_pieces(prior.named_parameters()), config.trainer.gradient_compression);
+    const distributed::PowerSgd powersgd(matrices, config.trainer.gradient_compression, 0, at::kFloat);
+    const auto factors = 4 * static_cast<double>(plan.compressed().factors);  // of an update
+    EXPECT_GT(plan.memory().error_buffers, 0);
+    EXPECT_EQ(plan.memory().error_buffers + plan.memory().factors,
+              static_cast<double>(powersgd.state_bytes()) + factors);
+  }
 }
 
 TEST(Plan, PublishedStepTimesOnEightH100) {
@@ -151,8 +227,22 @@ TEST(Plan, PowerSgdSendsLessAndAllOfItCounts) {
   double matrices = 0, others = 0;
   for (const auto& unit : plan.units()) matrices += unit.matrix_numbers(), others += unit.other_numbers;
   EXPECT_NEAR(machine_bytes(plain) / (2 * 127 / 128.0 * (2 * matrices + 4 * others)), 1, 1e-9);
-  const double rate = plan_of("paper/prior.yaml", "v100", kPaper, Precision::kFp16).compression_rate();
-  EXPECT_NEAR(machine_bytes(kPaper) / (2 * 127 / 128.0 * (2 * matrices * (1 - rate) + 4 * others)), 1, 1e-9);
+  const CompressionSizes sizes = plan_of("paper/prior.yaml", "v100", kPaper, Precision::kFp16).compressed();
+  const auto factors = static_cast<double>(sizes.factors), exact = static_cast<double>(sizes.all - sizes.elements);
+  EXPECT_NEAR(machine_bytes(kPaper) / (2 * 127 / 128.0 * (2 * factors + 4 * exact)), 1, 1e-9);
+  EXPECT_LT(machine_bytes(kPaper), 0.3 * machine_bytes(plain));
+}
+
+TEST(Plan, SixteenBitFactorsOfAllReplicasAreGathered) {
+  const auto sent = [](distributed::ErrorFormat factors, int64_t rank) {
+    const Plan plan = compressed_plan({{.rank = 896, .factors = factors}, true},
+                                      {.sharding = Sharding::kHybrid, .powersgd_rank = rank});
+    return simulate(plan.schedule()).bytes[static_cast<size_t>(Stream::kMachine)];
+  };
+  // Of two machines: half of four bytes twice, or two bytes once.
+  const double floats = sent(distributed::ErrorFormat::kF32, 896), small = sent(distributed::ErrorFormat::kF16, 896);
+  const auto factors = static_cast<double>(trained_sizes({{.rank = 896}, true}, 8).factors);
+  EXPECT_NEAR((floats - small) / (4 * factors - 2 * factors), 1, 1e-9);
 }
 
 TEST(Plan, GradientsThatFitOneBucketAreSentWhenAllAreThere) {

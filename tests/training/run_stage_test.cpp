@@ -59,6 +59,22 @@ TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
               AllOf(HasSubstr("12,292,840,960"), HasSubstr("96.4 PFLOP"), HasSubstr("246 GB")));
 }
 
+TEST(RunStage, CheckTellsWhatCompressionSends) {
+  auto config = config::load_config_file<PriorTraining>(kPaper / "prior.yaml");
+  config.trainer.sharding = Sharding::kNone;
+  config.trainer.gradient_compression = {{.rank = 896}, true, 8};
+  // Six matrices of a layer in eight shards each; in f32.
+  EXPECT_THAT(checked(check_prior, config),
+              AllOf(HasSubstr("PowerSGD of rank 896: 3072 matrices of 12,092,178,432 numbers are sent as "),
+                    HasSubstr("compression rate 85.9 %"), HasSubstr("error buffers: 48.4 GB a rank")));
+  config = config::load_config_file<PriorTraining>(kPaper / "prior.yaml");  // hybrid in groups of 8, 1-6-9 floats
+  EXPECT_THAT(checked(check_prior, config),
+              AllOf(HasSubstr("compression rate 76.9 %"), HasSubstr("error buffers: 3.02 GB a rank"),
+                    HasSubstr("(in groups of 8)")));
+  config.trainer.gradient_compression.enabled = false;
+  EXPECT_THAT(checked(check_prior, config), ::testing::Not(HasSubstr("PowerSGD")));
+}
+
 TEST(RunStage, CheckFillsInTheSizesOfOtherRuns) {
   PriorTask prior(tiny_prior(), at::kCPU);
   EXPECT_THAT(checked(check_prior, tiny_prior()),

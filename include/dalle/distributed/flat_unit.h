@@ -16,14 +16,24 @@ struct FlatShape {
   int64_t numel() const;
 };
 
+/// Numbers [begin, end) of a tensor, in the order of its memory, that lie at `offset` of a rank's part.
+struct FlatSlice {
+  size_t tensor = 0;
+  int64_t begin = 0, end = 0, offset = 0;
+};
+
+/// How tensors lie in a flat buffer that some ranks share out.
+struct FlatLayout {
+  FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts);
+  /// What is in a part: padding belongs to no tensor.
+  std::vector<FlatSlice> slices(int64_t part) const;
+
+  std::vector<int64_t> offsets, numels;  // of the tensors
+  int64_t part_size = 0;
+};
+
 class FlatUnit {
  public:
-  /// Numbers [begin, end) of a tensor, in the order of its memory, that lie at `offset` of this rank's part.
-  struct Slice {
-    size_t tensor = 0;
-    int64_t begin = 0, end = 0, offset = 0;
-  };
-
   /// With memory for the whole, all zeros. `group` outlives this.
   FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& options, Communicator& group);
 
@@ -32,8 +42,8 @@ class FlatUnit {
   /// A view of the whole with the tensor's shape; a leaf of its own. To be asked for while there is memory.
   Tensor view(size_t tensor) const;
   /// What this rank keeps: padding belongs to no tensor.
-  const std::vector<Slice>& slices() const { return slices_; }
-  int64_t part_size() const { return part_size_; }
+  const std::vector<FlatSlice>& slices() const { return slices_; }
+  int64_t part_size() const { return layout_.part_size; }
   /// This rank's part of the whole: memory of it, gone with release().
   Tensor own_part() const;
 
@@ -57,10 +67,9 @@ class FlatUnit {
   void allocate();
 
   std::vector<FlatShape> shapes_;
-  std::vector<int64_t> offsets_;  // of the tensors in the whole
-  std::vector<Slice> slices_;
+  FlatLayout layout_;
+  std::vector<FlatSlice> slices_;
   Communicator& group_;
-  int64_t part_size_ = 0;
   Tensor whole_, reduced_;
   Pending gathering_, reducing_;
   bool has_memory_ = true, is_gathering_ = false;

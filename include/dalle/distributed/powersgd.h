@@ -65,8 +65,10 @@ struct CompressedMatrix {
   int64_t rank = 0;  // of its own; 0 = that of all
 
   int64_t elements() const { return rows * cols; }
-  /// Of both factors: min(rank, rows, cols) * (rows + cols). Its own rank goes before the one that is given.
-  int64_t factor_elements(int64_t common_rank) const;
+  /// Columns of its factors: its own rank, or the one that is given; rows or cols where they are fewer.
+  int64_t columns(int64_t common_rank) const;
+  /// Of both factors: columns * (rows + cols).
+  int64_t factor_elements(int64_t common_rank) const { return columns(common_rank) * (rows + cols); }
 };
 
 /// 1 - factors / gradients, counted in numbers: the "compression rate" of the paper's table 1.
@@ -81,15 +83,37 @@ class PowerSgd {
 
   const std::vector<CompressedMatrix>& matrices() const { return matrices_; }
 
-  // One update is add() for every matrix that has a gradient, reduce_factors() for each of their groups, reduce_rest(), then
-  // decompress() for each. Every rank makes the same calls in the same order. Nothing waits for a GPU but the communicator.
+  // One update is add() for every matrix that has a gradient, start_p(), start_q() and finish() for each of their groups,
+  // reduce_rest(), then decompress() for each. What is started runs beside what comes next, so that groups may overlap
+  // with each other and with a backward pass. Every rank makes the same calls in the same order. Nothing waits for a GPU
+  // but the communicator.
+
+  /// The factors of some matrices (a resblock's) on their way between ranks.
+  class Round {
+   public:
+    Round() = default;
+
+   private:
+    friend class PowerSgd;
+    std::vector<size_t> group;
+    Communicator* ranks = nullptr;
+    std::vector<Tensor> parts;  // whose sums are under way: P, then Q
+    Tensor sent, gathered;      // their memory; gathered: as 1-6-9, of all ranks
+    Pending sum;
+  };
 
   /// E += gradient / scale, `gradient` [rows, cols] being this rank's share, `scale` the f32 scalar of its resblock (none
   /// for 1). A gradient that is not all finite is left out, and remembered. May be called several times an update.
   void add(size_t matrix, const Tensor& gradient, const Tensor& scale = {});
 
-  /// P and Q of some of the matrices (a resblock's), in one all-reduce each.
-  void reduce_factors(std::span<const size_t> group, Communicator& ranks);
+  /// Starts to sum P of these matrices, which have their gradients: one all-reduce. `ranks` outlives the round.
+  Round start_p(std::vector<size_t> group, Communicator& ranks);
+  /// Waits for P, and starts to sum Q: one all-reduce.
+  void start_q(Round& round);
+  /// Waits for Q.
+  void finish(Round& round);
+  /// All three.
+  void reduce_factors(std::vector<size_t> group, Communicator& ranks);
 
   /// Replaces `others`, the gradients that are not compressed, by their sums over ranks, in one all-reduce of f32 that also
   /// carries the flags. Returns the squared norm of the whole global gradient, an f64 scalar: sum of ||Q||^2, equal to that
@@ -130,7 +154,8 @@ class PowerSgd {
   };
   Tensor numbers(const Buffers& buffers) const;
   void store(Buffers& buffers, const Tensor& error_MN) const;
-  Tensor all_reduced(const std::vector<Tensor>& parts, double divisor, Communicator& ranks) const;
+  void start_sum(Round& round, double divisor) const;
+  std::vector<Tensor> finish_sum(Round& round, double divisor) const;
 
   std::vector<CompressedMatrix> matrices_;
   PowerSgdConfig config_;

@@ -48,6 +48,8 @@ class ResblockScaling {
   /// Divides the gradients of the resblocks' parameters by their scales. Returns, bool [blocks], whether a block's are all
   /// finite; a block without gradients counts as finite. To be called once, when all micro-batches have added to them.
   Tensor unscale();
+  /// Whether a block's gradients are all finite, a bool scalar. They may be divided already or not.
+  Tensor is_finite(int64_t block) const;
   /// Gradients of the blocks that are not finite become 0.
   void clear(const Tensor& finite_N) const;
   /// Calls see(block, gradient) for each gradient of a resblock's parameter.

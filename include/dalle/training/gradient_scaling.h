@@ -4,9 +4,11 @@
 //
 // A block whose parameters have a gradient that is not finite, on any rank, is left out of the update: its gradients are 0 for
 // norms and clipping, its weights and moments stay. Nothing of that spoils other blocks, so it is no failure of numbers.
-// With compressed gradients the whole update is left out (E.2, steps 10 and 11).
+// With compressed gradients the whole update is left out (E.2, steps 10 and 11), and a block's are divided on their way into
+// the error buffers, while earlier blocks are in backward (step 2).
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,8 +46,11 @@ class GradientScaling {
 
   /// Before the passes of a step; with `counts_exponents` they are counted.
   void begin_step(bool counts_exponents);
-  /// After the last backward pass, when gradients are those of the optimizer, or with skips_whole_updates this rank's
-  /// share of them: divides by the scales, and tells all ranks which blocks are finite. Every rank must call it.
+  /// For gradients that something else divides, block by block: the scale of a block, whose gradients are complete and still
+  /// times it. Takes down whether they are finite, and counts exponents.
+  Tensor take(int64_t block);
+  /// After the last backward pass, when gradients are those of the optimizer: divides by the scales, unless blocks were
+  /// taken in this step, and tells all ranks which blocks are finite. Every rank must call it.
   void unscale();
   /// The norm of such gradients as it counts for the check of finite numbers: 0 where an overflow accounts for it.
   Tensor without_overflow(const Tensor& norm) const;
@@ -64,12 +69,15 @@ class GradientScaling {
   void load_state(const std::vector<storage::NamedTensor>& state) { scaling_.load_state(state); }
 
  private:
+  void count_exponents(int64_t block, const Tensor& gradient);
+
   optim::ResblockScaling scaling_;
   std::vector<int64_t> blocks_;  // of the trained parameters, -1 outside of resblocks
   distributed::Communicator& ranks_;
   GradientScalingOptions options_;
   std::optional<layers::ScaledRunner> runner_;
-  Tensor finite_N_;  // of this step
+  Tensor finite_N_;                  // of this step
+  std::map<int64_t, Tensor> taken_;  // whether the blocks that were taken in this step are finite
   std::optional<ExponentHistogram> exponents_;
   Tensor counted_log2_N_;  // the scales that exponents_ was counted with
 };

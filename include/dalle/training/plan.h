@@ -18,10 +18,14 @@ namespace dalle::training {
 struct PlanLayout {
   int64_t num_devices = 1;
   Sharding sharding = Sharding::kNone;
-  int64_t powersgd_rank = 0;      // of a whole matrix, split among its shards; 0 = gradients are sent as they are
-  bool state_in_16_bits = false;  // weights, gradients and error buffers of residual blocks' matrices (paper: yes)
-  bool average_on_host = false;   // the average of the weights takes no device memory (paper: yes)
-  int64_t micro_batch_size = 0;   // 0 = as the config says, or a device's whole share
+  /// Of a whole matrix, split among its shards; 0 = gradients are sent as they are, none = as the config's
+  /// trainer.gradient_compression says, from which all else of it comes.
+  std::optional<int64_t> powersgd_rank;
+  /// Weights, gradients, error buffers and factors of residual blocks' matrices take 16 bits, and compressed gradients go
+  /// straight into the error buffers (paper: yes; this program keeps them until the update).
+  bool state_in_16_bits = false;
+  bool average_on_host = false;  // the average of the weights takes no device memory (paper: yes)
+  int64_t micro_batch_size = 0;  // 0 = as the config says, or a device's whole share
 };
 
 /// A residual block, or the embeddings or heads: what is gathered, computed and reduced at once.
@@ -31,6 +35,7 @@ struct ModelUnit {
   double forward_traffic = 0;  // bytes of memory that a sample's forward pass moves between matrix products
   double other_numbers = 0;    // f32 always: embeddings, heads, gains, biases
   std::vector<distributed::CompressedMatrix> matrices;
+  std::vector<distributed::CompressedMatrix> compressed;  // what of them PowerSGD sends, of all ranks that share a copy
 
   double matrix_numbers() const;
   double numbers() const { return matrix_numbers() + other_numbers; }
@@ -39,6 +44,7 @@ struct ModelUnit {
 /// Bytes of one device.
 struct DeviceMemory {
   double weights = 0, gradients = 0, moments = 0, average = 0, error_buffers = 0;
+  double factors = 0;   // PowerSGD's P, Q and fixed Q0
   double gathered = 0;  // whole weights and gradients of the blocks at work, where they are sharded
   double activations = 0, logits = 0;
   double not_at_once = 0;  // part of the sum of these that is never held at one time
@@ -46,7 +52,8 @@ struct DeviceMemory {
   /// What stays from step to step, averages apart.
   double state() const { return weights + moments + error_buffers; }
   double total() const {
-    return weights + gradients + moments + average + error_buffers + gathered + activations + logits - not_at_once;
+    return weights + gradients + moments + average + error_buffers + factors + gathered + activations + logits -
+           not_at_once;
   }
 };
 
@@ -71,18 +78,20 @@ class Plan {
   /// Devices over which sharded numbers are split, and groups of them.
   int64_t group_size() const { return group_; }
   int64_t num_replicas() const { return layout_.num_devices / group_; }
-  /// Part of the compressed matrices' numbers that is not sent between replicas; 0 without PowerSGD.
-  double compression_rate() const;
+  /// Part of the compressed matrices' numbers that is not sent between replicas, cut as training cuts them; 0 without PowerSGD.
+  double compression_rate() const { return compressed_.matrix_rate(); }
+  /// Of all devices that share one copy.
+  const CompressionSizes& compressed() const { return compressed_; }
+  /// As the layout and the config have it together; not enabled where there is one replica.
+  const CompressionConfig& compression() const { return compression_; }
   /// A step's tasks, in the order in which they are issued.
   std::vector<StepTask> schedule() const;
   const std::vector<ModelUnit>& units() const { return units_; }
 
  private:
   friend class StepSchedule;
-  distributed::CompressedMatrix shard_of(const distributed::CompressedMatrix& matrix) const;
-  int64_t shard_rank() const;
+  void cut_units();
   bool is_sharded() const { return layout_.sharding == Sharding::kFull || layout_.sharding == Sharding::kHybrid; }
-  bool is_compressed() const { return layout_.powersgd_rank > 0 && num_replicas() > 1; }
   double matrix_bytes() const { return layout_.state_in_16_bits ? 2 : 4; }
   double matrix_numbers() const;
   double largest_unit() const;
@@ -94,6 +103,8 @@ class Plan {
   PlanLayout layout_;
   models::PriorCompute compute_;
   std::vector<ModelUnit> units_;
+  CompressionConfig compression_;
+  CompressionSizes compressed_;
   int64_t group_ = 1, device_batch_ = 1, micro_batch_ = 1;
 };
 

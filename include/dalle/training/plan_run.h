@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "dalle/training/plan.h"
@@ -13,7 +14,7 @@ struct PlanRunOptions {
   int64_t devices = 1;
   std::string device = "h100";
   Sharding sharding = Sharding::kNone;
-  int64_t powersgd_rank = 0;
+  std::optional<int64_t> powersgd_rank;
   Precision precision = Precision::kAuto;
   int64_t micro_batch_size = 0;
   bool state_in_16_bits = false;
@@ -28,7 +29,9 @@ struct PlanRunOptions {
           "what devices split: none; optimizer = moments and averages; full = weights and gradients too; hybrid = full "
           "within a machine, replicas across machines (paper)");
     field("powersgd_rank", self.powersgd_rank,
-          "PowerSGD between replicas with so many columns of a whole matrix; 0 = none (paper, 12 B: 896)", {.min = 0});
+          "PowerSGD between replicas with so many columns of a whole matrix; 0 = none, null = as the config's "
+          "trainer.gradient_compression says (paper, 12 B: 896)",
+          {.min = 0});
     field("precision", self.precision, "number format of matrix work; auto = as the config says, or the device can");
     field("micro_batch_size", self.micro_batch_size, "samples of one pass on one device; 0 = as the config says",
           {.min = 0});

@@ -1,10 +1,11 @@
 // A model whose resblocks' parameters, gradients and optimizer state are split over a group of ranks (paper 2.5, E.1). The
 // blocks are the units of a BlockRunner: the next one is gathered while one computes, never more than one ahead; a
 // block's whole weights are given back after its use, and its gradients summed into the ranks' parts as its backward pass
-// ends. All other parameters are one more unit, there for the length of a step. Single numbers, and parameters that are
+// ends; in the last pass of a step the groups begin to sum their parts as soon as these are there. All other parameters are one more unit, there for the length of a step. Single numbers, and parameters that are
 // not trained, stay whole on every rank.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -31,6 +32,11 @@ struct ShardedBytes {
 
 /// The unit of each parameter: the index its resblock has for a BlockRunner, or -1 outside of resblocks.
 std::vector<int64_t> block_indices(const std::vector<layers::NamedParameter>& parameters);
+
+/// The pieces of gradients that a rank has as the `part`-th of a group that shares one copy: those of leave_replicas(),
+/// but that entries are the whole parameters. These may be on the meta device.
+std::vector<GradientPiece> pieces_of_part(const std::vector<layers::NamedParameter>& parameters, int64_t group_size,
+                                          int64_t part);
 
 class ShardedModel : public layers::BlockRunner {
  public:
@@ -63,6 +69,11 @@ class ShardedModel : public layers::BlockRunner {
 
   /// This rank's gradients, for something else to sum over the replicas: from now on end_pass() gives sums over the group.
   GradientShare leave_replicas();
+  /// Calls complete(block) in the last backward pass of a step when the gradients of a block's pieces are such sums, -1 for
+  /// all that is in no block. Those that the pass itself does not complete are there after end_pass(), without a call.
+  void when_complete(std::function<void(int64_t block)> complete) { when_complete_ = std::move(complete); }
+  /// Units of the last step whose gradients were on their way to the other replicas before the backward pass ended.
+  int64_t num_overlapped() const { return num_overlapped_; }
 
   /// Norms of whole parameters' gradients, the same on every rank of the group.
   optim::GradientNorms gradient_norms();
@@ -98,12 +109,14 @@ class ShardedModel : public layers::BlockRunner {
   friend class WholeWeights;
   struct Unit;
 
-  Unit& add_unit(std::vector<layers::NamedParameter> parameters, at::Device device, uint64_t seed);
+  Unit& add_unit(int64_t index, std::vector<layers::NamedParameter> parameters, at::Device device, uint64_t seed);
   void start_gather(int64_t index);
   void release(Unit& unit);
   void after_backward(Unit& unit);
   void start_reduce(Unit& unit);
   void settle(Unit& unit);
+  void complete(Unit& unit);
+  void give_gradients(Unit& unit);
   void agree_on_gradients();
   bool stays_whole() const { return sharding_ == Sharding::kOptimizer; }
   void require_tensors_of(const storage::TensorFiles& files, const std::string& place) const;
@@ -118,7 +131,9 @@ class ShardedModel : public layers::BlockRunner {
   std::vector<layers::NamedParameter> all_, pieces_, parts_, whole_;
   std::unique_ptr<distributed::GradientReducer> whole_reducer_;
   layers::BlockRunner* inner_;
-  bool is_last_pass_ = false, knows_gradients_ = false, sums_replicas_ = true;
+  std::function<void(int64_t)> when_complete_;
+  bool is_last_pass_ = false, is_in_backward_ = false, knows_gradients_ = false, sums_replicas_ = true;
+  int64_t num_overlapped_ = 0;
 };
 
 /// While it lives every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for
