@@ -123,7 +123,8 @@ class SampleJob {
       Caption& caption = opened_.emplace_back(captions_[i], folder,
                                               CandidateStore(*folder_ / folder, static_cast<int>(rank)));
       const auto missing = caption.store.missing(options_.candidates);
-      const auto first = missing.begin(), count = static_cast<int64_t>(missing.size());
+      const auto first = missing.begin();
+      const auto count = static_cast<int64_t>(missing.size());
       caption.share.assign(first + count * rank / size, first + count * (rank + 1) / size);
       num_own_ += static_cast<int64_t>(caption.share.size());
     }
