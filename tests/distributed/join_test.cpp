@@ -14,8 +14,8 @@
 namespace dalle::distributed {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::Environment;
+using ::testing::HasSubstr;
 using testing::message_of;
 
 JoinOptions options(const std::string& device, int threads = 0) {
@@ -52,7 +52,7 @@ TEST(JoinWorker, DISABLED_Joins) {
 
 TEST(Join, RanksMeetOnTheirDevices) {
   testing::run_ranks(2, "JoinWorker.DISABLED_Joins");
-  const Environment one_on_each_machine({{"LOCAL_WORLD_SIZE", "1"}});
+  const Environment one_on_each_machine(testing::Variables{{"LOCAL_WORLD_SIZE", "1"}});
   testing::run_ranks(2, "JoinWorker.DISABLED_Joins");
 }
 

@@ -159,7 +159,8 @@ TEST(SamplingOnRanks, ARunGoesOnWithAnotherNumberOfRanks) {
 /// A signal to one rank: the others end their shares, and all say that the run is not whole.
 TEST(SamplingOnRanks, ASignalToOneRankIsTheResultOfAll) {
   const auto& system = TinySystem::instance();
-  RankProcesses ranks(2, "sample-and-rerank", [&](int) { return sample_arguments(system, "one-stopped", kManyCandidates); });
+  RankProcesses ranks(2, "sample-and-rerank",
+                      [&](int) { return sample_arguments(system, "one-stopped", kManyCandidates); });
   const fs::path journal = system / "one-stopped/caption-0000/candidates-1.jsonl";
   ASSERT_TRUE(wait_for("a candidate of rank 1", [&] { return fs::exists(journal) || ranks.rank(1).has_ended(); }));
   ranks.rank(1).kill(SIGTERM);
@@ -177,7 +178,8 @@ TEST(SamplingOnRanks, RanksThatWouldDrawSomethingElseAreRefused) {
                             return arguments;
                           }).wait();
     expect_all_ended_with(outcomes, 2);
-    EXPECT_THAT(outcomes[0].err, AllOf(HasSubstr("rank 1: expected "), HasSubstr("start every rank with the same"))) << flag;
+    EXPECT_THAT(outcomes[0].err, AllOf(HasSubstr("rank 1: expected "), HasSubstr("start every rank with the same")))
+        << flag;
     EXPECT_FALSE(fs::exists(system / "differ")) << flag;
   }
 }
