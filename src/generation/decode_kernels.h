@@ -17,15 +17,7 @@ void quick_gelu(int64_t size, float* x);
 void store(const float* x, int64_t size, float* out);
 void store(const float* x, int64_t size, uint16_t* out);
 
-/// scores[i] = q . keys[i] for `count` keys of `size` numbers.
-void dots(const float* q, const float* keys, int64_t count, int64_t size, float* scores);
-void dots(const uint16_t* q, const uint16_t* keys, int64_t count, int64_t size, float* scores);
-
 /// scores = exp(scores - their maximum); returns the sum.
 float exponentials(int64_t count, float* scores);
-
-/// out += sum over i of weights[i] values[i].
-void add_values(const float* weights, const float* values, int64_t count, int64_t size, float* out);
-void add_values(const uint16_t* weights, const uint16_t* values, int64_t count, int64_t size, float* out);
 
 }  // namespace dalle::generation::detail

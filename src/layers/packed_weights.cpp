@@ -249,6 +249,8 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
   });
 }
 
+int64_t PackedWeights::padded_depth() const { return shape_of(format_).padded(depth_); }
+
 int64_t PackedWeights::bytes() const {
   return (data_.defined() ? data_.numel() : 0) + static_cast<int64_t>(scale_.size() * sizeof(float));
 }
@@ -266,7 +268,7 @@ struct PackedProduct {
     const int64_t panels = (weight.columns_ + kPanelColumns - 1) / kPanelColumns;
     const int64_t at_once = rows == 1 && kernels.pair != nullptr ? 2 : 1, units = (panels + at_once - 1) / at_once;
     const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns * at_once));
-    at::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    const auto run_units = [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin * at_once; panel < std::min(end * at_once, panels); ++panel) {
         if (at_once == 2 && panel % 2 == 0 && (panel + 2) * kPanelColumns <= weight.columns_) {
           two_panels(kernels.pair, x, x_stride, panel++);
@@ -276,7 +278,9 @@ struct PackedProduct {
           chunk(kernels, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
         }
       }
-    });
+    };
+    if (units <= grain) return run_units(0, units);  // asking for the threads takes longer than a small product
+    at::parallel_for(0, units, grain, run_units);
   }
 
   // The depth's stretches: f(k, steps, numbers of a panel before the stretch, whether it is the last).
@@ -392,6 +396,12 @@ void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeight
   } else {
     product.run_converted(kernels_of(kernels), x, x_stride, rows, scratch);
   }
+}
+
+void multiply(const uint16_t* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductKernels kernels) {
+  TORCH_CHECK_VALUE(weight.format() == WeightFormat::kBf16, "[packed weights] bf16 rows go with weights in bf16");
+  PackedProduct{weight, bias, out, out_stride}.run(kernels_of(kernels).bf16, x, x_stride, rows);
 }
 
 }  // namespace dalle::layers

@@ -47,6 +47,8 @@ class PackedWeights {
 
   int64_t columns() const { return columns_; }
   int64_t depth() const { return depth_; }
+  /// Numbers that a row in the format's own form has.
+  int64_t padded_depth() const;
   WeightFormat format() const { return format_; }
   /// What a product reads: packed numbers and scales, and of int8 the sums of each column's stretches.
   int64_t bytes() const;
@@ -76,5 +78,10 @@ enum class ProductKernels { kFastest, kPortable };
 void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
               float* out, int64_t out_stride, ProductScratch& scratch,
               ProductKernels kernels = ProductKernels::kFastest);
+
+/// The same with rows that are bf16 already, by their bits, for weights in bf16: `padded_depth()` numbers each, finite ones
+/// behind the depth.
+void multiply(const uint16_t* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductKernels kernels = ProductKernels::kFastest);
 
 }  // namespace dalle::layers
