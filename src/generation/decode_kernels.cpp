@@ -1,4 +1,4 @@
-#include "decode_kernels.h"
+#include "dalle/generation/decode_kernels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,6 +6,7 @@
 #include "dalle/core/bf16.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
+#include "row_kernels_avx512.h"
 
 namespace dalle::generation::detail {
 namespace {
@@ -30,6 +31,10 @@ DALLE_INLINED float sum_over(int64_t size, Term term) {
   return sum_of(lanes);
 }
 
+DALLE_VECTORISED void portable_gelu(int64_t size, float* x) {
+  for (int64_t i = 0; i < size; ++i) x[i] = vector_gelu(x[i]);
+}
+
 }  // namespace
 
 DALLE_VECTORISED void layer_norm(const float* x, int64_t size, const float* weight, const float* bias, float eps,
@@ -49,9 +54,7 @@ DALLE_VECTORISED void multiply_by(float factor, int64_t size, float* x) {
   for (int64_t i = 0; i < size; ++i) x[i] *= factor;
 }
 
-DALLE_VECTORISED void gelu(int64_t size, float* x) {
-  for (int64_t i = 0; i < size; ++i) x[i] = vector_gelu(x[i]);
-}
+void gelu(int64_t size, float* x) { (has_row_avx512() ? avx512_gelu : portable_gelu)(size, x); }
 
 DALLE_VECTORISED void quick_gelu(int64_t size, float* x) {
   for (int64_t i = 0; i < size; ++i) x[i] = vector_quick_gelu(x[i]);

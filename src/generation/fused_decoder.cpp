@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "decode_kernels.h"
+#include "dalle/generation/decode_kernels.h"
 #include "fused_parts.h"
 
 namespace dalle::generation {

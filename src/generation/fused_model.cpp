@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "decode_kernels.h"
+#include "dalle/generation/decode_kernels.h"
 #include "fused_parts.h"
 
 namespace dalle::generation {
@@ -163,8 +163,8 @@ void FusedModel::Parts::prefill_attention(int64_t layer, const RowBuffers& rows,
     for (int64_t h = begin; h < end; ++h) {
       const float *q = rows.qkv + h * head_dim, *k = q + rows.dim, *v = k + rows.dim;
       auto& head_cache = cache.heads[static_cast<size_t>(layer * config.num_heads + h)];
-      head_cache.keys = layers::PackedWeights(k, text, head_dim, stride, 1, cache_format);
-      head_cache.values = layers::PackedWeights(v, head_dim, text, 1, stride, cache_format);
+      head_cache.keys = layers::PackedWeights(k, text, head_dim, stride, 1, cache_format, &cache.arena);
+      head_cache.values = layers::PackedWeights(v, head_dim, text, 1, stride, cache_format, &cache.arena);
       if (only_caches) continue;
       layers::multiply(q, stride, text, head_cache.keys, nullptr, scores, text, scratch.product);
       for (int64_t i = 0; i < text; ++i) {
@@ -181,7 +181,10 @@ void FusedModel::Parts::prefill_attention(int64_t layer, const RowBuffers& rows,
 std::shared_ptr<const TextCache> FusedModel::Parts::prefill(const Tensor& caption_T) const {
   const c10::NoGradGuard no_grad;
   const int64_t text = config.text_context;
-  auto cache = std::make_shared<TextCache>();
+  // Keys and values of f32, or bf16, with their padding.
+  const int64_t columns = (text + 31) / 32 * 32 * ((head_dim + 31) / 32 * 32),
+                heads = config.num_layers * config.num_heads;
+  auto cache = std::make_shared<TextCache>(2 * heads * columns * (cache_format == WeightFormat::kF32 ? 4 : 2));
   cache->heads.resize(static_cast<size_t>(config.num_layers * config.num_heads));
   const Tensor x_TD = prior.embed_text(caption_T.unsqueeze(0))[0].contiguous();
   RowBuffers rows(text, config);

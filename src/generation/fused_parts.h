@@ -41,7 +41,9 @@ struct TextCache {
     layers::PackedWeights keys;    // [T, K]
     layers::PackedWeights values;  // [K, T]
   };
-  std::vector<Head> heads;  // [layers * heads]
+  explicit TextCache(int64_t bytes) : arena(bytes) {}
+  layers::WeightArena arena;  // in the order in which steps read
+  std::vector<Head> heads;    // [layers * heads]
 };
 
 /// Numbers of some rows between the products, each with a stride of its own size.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "dalle/core/tensor.h"
@@ -26,10 +27,13 @@ enum class WeightFormat {
 /// anything in it.
 class WeightArena {
  public:
+  explicit WeightArena(int64_t piece_bytes = 16 << 20) : piece_bytes_(piece_bytes) {}
   /// uint8 [bytes], zeros, at a multiple of 64 bytes.
   Tensor take(int64_t bytes);
 
  private:
+  std::mutex mutex_;  // matrices may be packed by several threads
+  int64_t piece_bytes_;
   Tensor piece_;
   int64_t used_ = 0;
 };
