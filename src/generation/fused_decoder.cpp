@@ -187,10 +187,38 @@ class FusedDecoder : public Decoder {
     return scratch.weights.data();
   }
 
+  // A head's part of a layer's cache, and where the slot of this step is written to.
+  template <class T>
+  struct HeadCache {
+    T *keys, *values;
+    int64_t size, numbers, block_stride;  // of a key; of a row in a block; from block to block
+    int64_t own_index, own_place;
+    bool begins_block;  // which is cleared then: weights of what isn't seen are 0, and meet finite numbers
+
+    detail::BlockCache<T> of(const T* cache, int64_t row) const { return {cache + row * numbers, block_stride, size}; }
+    T* own_block(T* cache, int64_t row) const { return cache + own_index * block_stride + row * numbers; }
+  };
+
+  template <class T>
+  HeadCache<T> head_cache(int64_t layer, int64_t head, int64_t slot) {
+    const auto kind = static_cast<size_t>(config_.layer_kind(layer));
+    const int64_t numbers = parts_.block_numbers(), block_stride = num_rows() * numbers;
+    const int64_t head_numbers = parts_.cache_blocks(layer) * block_stride;
+    const int64_t position = parts_.layouts[kind].position(slot);
+    T* keys = static_cast<T*>(caches_[static_cast<size_t>(layer)].mutable_data_ptr()) + head * head_numbers;
+    return {.keys = keys,
+            .values = keys + config_.num_heads * head_numbers,
+            .size = parts_.head_dim,
+            .numbers = numbers,
+            .block_stride = block_stride,
+            .own_index = position / detail::kBlockPositions,
+            .own_place = position % detail::kBlockPositions,
+            .begins_block = parts_.begins_block[kind][static_cast<size_t>(slot)]};
+  }
+
   // One softmax over the scores of the text, of the slot itself and of the image slots that it sees, in this order.
   template <class T>
   void attend_head(int64_t layer, int64_t head, int64_t slot, int64_t begin, int64_t end) {
-    const CacheLayout& layout = parts_.layout_of(layer);
     const std::vector<detail::SeenBlock>& seen = seen_[static_cast<size_t>(config_.layer_kind(layer))];
     const int64_t size = parts_.head_dim, dim = config_.dim, text = config_.text_context, rows = end - begin;
     const int64_t own_at = padded(text, kTextPadding);
@@ -200,39 +228,30 @@ class FusedDecoder : public Decoder {
     AttentionScratch& scratch = attention_scratch();
     scratch.scores.resize(std::max(scratch.scores.size(), static_cast<size_t>(rows * (stride + 1))));
     float *scores = scratch.scores.data(), *sums = scores + rows * stride;
-    const int64_t numbers = parts_.block_numbers(), block_stride = num_rows() * numbers;
-    const int64_t head_numbers = parts_.cache_blocks(layer) * block_stride;
-    T* keys = static_cast<T*>(caches_[static_cast<size_t>(layer)].mutable_data_ptr()) + head * head_numbers;
-    T* values = keys + config_.num_heads * head_numbers;
-    const int64_t position = layout.position(slot), own_place = position % detail::kBlockPositions;
-    const bool is_first =
-        parts_.begins_block[static_cast<size_t>(config_.layer_kind(layer))]
-                           [static_cast<size_t>(slot)];  // weights of what isn't seen are 0, and meet finite numbers
-    const auto own_block = [&](T* cache, int64_t row) {
-      return cache + position / detail::kBlockPositions * block_stride + row * numbers;
-    };
+    const HeadCache<T> cache = head_cache<T>(layer, head, slot);
+    const auto query = [&](int64_t row) { return query_of(row, head, cache.keys); };
+    const auto numbers_of = [&](int64_t row) { return rows_.qkv + row * 3 * dim + head * size; };  // query, key, value
 
-    multiply_text(query_of(begin, head, keys), query_step(keys), rows, cached.keys, scores, stride, scratch);
+    multiply_text(query(begin), query_step(cache.keys), rows, cached.keys, scores, stride, scratch);
     for (int64_t row = begin; row < end; ++row) {
       float* score = scores + (row - begin) * stride;
       std::fill(score + text, score + own_at, -std::numeric_limits<float>::infinity());
-      detail::block_scores(query_of(row, head, keys), own_scores_[static_cast<size_t>(row * config_.num_heads + head)],
-                           {keys + row * numbers, block_stride, size}, seen, score + own_at);
-      detail::put_key(rows_.qkv + row * 3 * dim + dim + head * size, size, own_place, own_block(keys, row));
+      detail::block_scores(query(row), own_scores_[static_cast<size_t>(row * config_.num_heads + head)],
+                           cache.of(cache.keys, row), seen, score + own_at);
+      detail::put_key(numbers_of(row) + dim, size, cache.own_place, cache.own_block(cache.keys, row));
     }
     // Not above: scores that were written in pieces a moment ago are slow to read as a whole.
-    T* weights = weights_in(scratch, keys, rows * stride);
+    T* weights = weights_in(scratch, cache.keys, rows * stride);
     for (int64_t row = 0; row < rows; ++row) {
       sums[row] = detail::softmax_weights(scores + row * stride, stride, weights + row * stride);
     }
     float* out = rows_.attended + begin * dim + head * size;
     multiply_text(weights, stride, rows, cached.values, out, dim, scratch);
     for (int64_t row = begin; row < end; ++row, out += dim, weights += stride) {
-      const float* own = rows_.qkv + row * 3 * dim + 2 * dim + head * size;
-      detail::add_block_values(weights + own_at, own, {values + row * numbers, block_stride, size}, seen,
-                               1.0f / sums[row - begin], out);
-      if (is_first) std::fill_n(own_block(values, row), numbers, T{0});
-      detail::put_value(own, size, own_place, own_block(values, row));
+      const float* own = numbers_of(row) + 2 * dim;
+      detail::add_block_values(weights + own_at, own, cache.of(cache.values, row), seen, 1.0f / sums[row - begin], out);
+      if (cache.begins_block) std::fill_n(cache.own_block(cache.values, row), cache.numbers, T{0});
+      detail::put_value(own, size, cache.own_place, cache.own_block(cache.values, row));
     }
   }
 
