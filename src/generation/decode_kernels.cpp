@@ -60,10 +60,6 @@ DALLE_VECTORISED void quick_gelu(int64_t size, float* x) {
   for (int64_t i = 0; i < size; ++i) x[i] = vector_quick_gelu(x[i]);
 }
 
-DALLE_VECTORISED void store(const float* x, int64_t size, float* out) {
-  for (int64_t i = 0; i < size; ++i) out[i] = x[i];
-}
-
 DALLE_VECTORISED void store(const float* x, int64_t size, uint16_t* out) {
   for (int64_t i = 0; i < size; ++i) out[i] = float_to_bf16(x[i]);
 }

@@ -14,8 +14,7 @@ void multiply_by(float factor, int64_t size, float* x);
 void gelu(int64_t size, float* x);
 void quick_gelu(int64_t size, float* x);
 
-/// out = x, rounded to nearest even where out is bf16.
-void store(const float* x, int64_t size, float* out);
+/// out = x, rounded to nearest even.
 void store(const float* x, int64_t size, uint16_t* out);
 
 /// scores = exp(scores - their maximum); returns the sum.
