@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What compressed gradients cost in loss: the demo's prior trained with and without PowerSGD, seed by seed.
 
-  scripts/powersgd_loss.py [--build build/release] [--demo demo] [--steps 1000] [--seeds 0 1 2] [--rank 80] [--shards 8]
-                           [--device auto] [--threads 1] [--jobs 1] [--keep FOLDER] [--set KEY=VALUE...]
+  scripts/powersgd_loss.py [--build build/release] [--demo demo] [--steps 1000] [--batch 8] [--seeds 0 1 2] [--rank 80]
+                           [--shards 8] [--device auto] [--threads 1] [--jobs 1] [--keep FOLDER] [--set KEY=VALUE...]
 
 Both trainings of a seed are the same but for trainer.gradient_compression, with all pictures of the demo's data. Compared
 are the mean training loss of the last tenth of the steps and the validation loss at the end. Exit code 1 where the mean
@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
     parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="folder with tokenizer/ and dvae/")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rank", type=int, default=80, help="of a whole matrix, shared out among its shards")
     parser.add_argument("--shards", type=int, default=8, help="parts of a matrix, as in the paper")
@@ -45,7 +46,8 @@ def main():
 
 
 def settings_of(options, seed, is_compressed):
-    settings = {"trainer.num_steps": options.steps, "trainer.seed": seed, "trainer.preview_interval_steps": 0,
+    settings = {"trainer.num_steps": options.steps, "trainer.batch_size": options.batch, "trainer.seed": seed,
+                "trainer.preview_interval_steps": 0,
                 "trainer.log_interval_steps": 1, "trainer.validation_interval_steps": options.steps,
                 "trainer.checkpoint_interval_steps": 0, "data.sources[0].max_samples": 0,
                 "learning_rate.steps": options.steps - 50}
@@ -77,7 +79,7 @@ def compare(runs, options, folder):
         results = dict(zip(jobs, pool.map(train, jobs)))
     log = (folder / f"compressed-{options.seeds[0]}.log").read_text()
     saved = float(re.search(r"compression rate ([\d.]+) %", log).group(1))
-    print(f"{options.steps} steps, rank {options.rank} in {options.shards} shards: {saved:.1f} % of the residual blocks' "
+    print(f"{options.steps} steps of {options.batch} samples, rank {options.rank} in {options.shards} shards: {saved:.1f} % of the residual blocks' "
           f"gradients are not sent")
     gaps = {"training, last tenth": [], "validation": []}
     for seed in options.seeds:
