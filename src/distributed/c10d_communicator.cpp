@@ -178,14 +178,14 @@ std::unique_ptr<Communicator> C10dCommunicator::subgroup(const std::vector<int>&
 
 // By the store and not by a collective: nothing is under way that could run into its time limit.
 void C10dCommunicator::await(int root) {
-  ++num_awaited_;
+  const int64_t calls = ++num_awaited_[root];
   const std::string key = str("await/", root);
   if (rank() == root) {
     store_->add(key, 1);
     return;
   }
   auto pause = std::chrono::milliseconds(1);
-  while (store_->add(key, 0) < num_awaited_) {
+  while (store_->add(key, 0) < calls) {
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, std::chrono::milliseconds(200));
   }

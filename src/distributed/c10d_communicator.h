@@ -3,6 +3,8 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include <map>
+
 #include "backends.h"
 
 namespace dalle::distributed {
@@ -48,7 +50,8 @@ class C10dCommunicator : public Communicator {
   Backend host_, accelerator_;
   at::Device device_;
   MakeGroup make_group_;
-  int64_t num_awaited_ = 0, num_groups_ = 0;
+  std::map<int, int64_t> num_awaited_;  // of each root
+  int64_t num_groups_ = 0;
 };
 
 }  // namespace dalle::distributed

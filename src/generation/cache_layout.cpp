@@ -6,24 +6,28 @@ namespace dalle::generation {
 
 using layers::AttentionKind;
 
-CacheLayout::CacheLayout(AttentionKind kind, int64_t grid_size, const layers::ConvMask& conv)
+CacheLayout::CacheLayout(AttentionKind kind, int64_t grid_size, const layers::ConvMask& conv, OwnSlot own)
     : kind_(kind), grid_size_(grid_size) {
-  const int64_t slots = grid_size * grid_size;
+  const int64_t slots = grid_size * grid_size, own_read = own == OwnSlot::kRead ? 1 : 0;
   const bool is_ring = kind == AttentionKind::kRow || kind == AttentionKind::kConv;
   capacity_ = is_ring ? 1 : slots;
   for (int64_t slot = 0; is_ring && slot < slots; ++slot) {
-    capacity_ = std::max(capacity_, slot - layers::visible_image_slots(kind, grid_size, conv, slot).front() + 1);
+    capacity_ = std::max(capacity_, slot - layers::visible_image_slots(kind, grid_size, conv, slot).front() + own_read);
+  }
+  if (is_ring && own == OwnSlot::kApart) {
+    rows_ = (capacity_ + grid_size - 1) / grid_size;
+    capacity_ = rows_ * grid_size;
   }
   for (int64_t slot = 0; slot < slots; ++slot) {
     first_span_.push_back(spans_.size());
     if (kind == AttentionKind::kFull) {  // the list of what it sees would be long
-      spans_.push_back({0, slot + 1});
-      max_visible_ = slot + 1;
+      max_visible_ = slot + own_read;
+      if (max_visible_ > 0) spans_.push_back({0, max_visible_});
       continue;
     }
     std::vector<int64_t> positions;
     for (const int64_t seen : layers::visible_image_slots(kind, grid_size, conv, slot)) {
-      positions.push_back(position(seen));
+      if (seen < slot || own_read == 1) positions.push_back(position(seen));
     }
     std::sort(positions.begin(), positions.end());
     max_visible_ = std::max(max_visible_, static_cast<int64_t>(positions.size()));
@@ -44,6 +48,7 @@ int64_t CacheLayout::position(int64_t slot) const {
       return slot % grid_size_ * grid_size_ + slot / grid_size_;
     case AttentionKind::kRow:
     case AttentionKind::kConv:
+      if (rows_ > 0) return slot % grid_size_ * rows_ + slot / grid_size_ % rows_;
       return slot % capacity_;
   }
   return slot;

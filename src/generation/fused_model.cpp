@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "decode_kernels.h"
+#include "dalle/generation/decode_kernels.h"
 #include "fused_parts.h"
 
 namespace dalle::generation {
@@ -22,9 +22,20 @@ WeightFormat format_of(at::ScalarType dtype, bool int8_weights) {
 std::vector<CacheLayout> layouts_of(const models::PriorConfig& config) {
   std::vector<CacheLayout> layouts;
   for (const auto& [kind, name] : EnumNames<layers::AttentionKind>::values) {
-    layouts.emplace_back(kind, config.grid_size, layers::ConvMask{config.conv_kernel, config.conv_mask_edge});
+    layouts.emplace_back(kind, config.grid_size, layers::ConvMask{config.conv_kernel, config.conv_mask_edge},
+                         OwnSlot::kApart);
   }
   return layouts;
+}
+
+std::vector<bool> begins_block_of(const CacheLayout& layout, int64_t slots) {
+  std::vector<bool> begins, is_begun(static_cast<size_t>(layout.capacity()));
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    const auto block = static_cast<size_t>(layout.position(slot) / detail::kBlockPositions);
+    begins.push_back(!is_begun[block]);
+    is_begun[block] = true;
+  }
+  return begins;
 }
 
 }  // namespace
@@ -93,7 +104,17 @@ FusedModel::Parts::Parts(const models::Prior& model, bool int8_weights)
       head(model.image_head_weights().weight_VD, model.image_head_weights().bias_V,
            format_of(model.compute().head_dtype, int8_weights), arena),
       head_dim(config.dim / config.num_heads) {
+  for (const CacheLayout& layout : layouts) begins_block.push_back(begins_block_of(layout, config.image_context()));
   for (const auto& block : model.transformer.resblocks) layers.emplace_back(*block, format, arena);
+}
+
+int64_t FusedModel::Parts::cache_blocks(int64_t layer) const {
+  return (layout_of(layer).capacity() + detail::kBlockPositions - 1) / detail::kBlockPositions;
+}
+
+int64_t FusedModel::Parts::block_numbers() const {
+  return cache_format == WeightFormat::kF32 ? detail::block_numbers<float>(head_dim)
+                                            : detail::block_numbers<uint16_t>(head_dim);
 }
 
 void FusedModel::Parts::run_layer(const FusedLayer& layer, const RowBuffers& rows, int64_t count,
@@ -142,8 +163,8 @@ void FusedModel::Parts::prefill_attention(int64_t layer, const RowBuffers& rows,
     for (int64_t h = begin; h < end; ++h) {
       const float *q = rows.qkv + h * head_dim, *k = q + rows.dim, *v = k + rows.dim;
       auto& head_cache = cache.heads[static_cast<size_t>(layer * config.num_heads + h)];
-      head_cache.keys = layers::PackedWeights(k, text, head_dim, stride, 1, cache_format);
-      head_cache.values = layers::PackedWeights(v, head_dim, text, 1, stride, cache_format);
+      head_cache.keys = layers::PackedWeights(k, text, head_dim, stride, 1, cache_format, &cache.arena);
+      head_cache.values = layers::PackedWeights(v, head_dim, text, 1, stride, cache_format, &cache.arena);
       if (only_caches) continue;
       layers::multiply(q, stride, text, head_cache.keys, nullptr, scores, text, scratch.product);
       for (int64_t i = 0; i < text; ++i) {
@@ -160,7 +181,10 @@ void FusedModel::Parts::prefill_attention(int64_t layer, const RowBuffers& rows,
 std::shared_ptr<const TextCache> FusedModel::Parts::prefill(const Tensor& caption_T) const {
   const c10::NoGradGuard no_grad;
   const int64_t text = config.text_context;
-  auto cache = std::make_shared<TextCache>();
+  // Keys and values of f32, or bf16, with their padding.
+  const int64_t columns = (text + 31) / 32 * 32 * ((head_dim + 31) / 32 * 32),
+                heads = config.num_layers * config.num_heads;
+  auto cache = std::make_shared<TextCache>(2 * heads * columns * (cache_format == WeightFormat::kF32 ? 4 : 2));
   cache->heads.resize(static_cast<size_t>(config.num_layers * config.num_heads));
   const Tensor x_TD = prior.embed_text(caption_T.unsqueeze(0))[0].contiguous();
   RowBuffers rows(text, config);
@@ -214,7 +238,13 @@ std::unique_ptr<Decoder> FusedModel::start(const Tensor& captions_CT, int64_t ba
   return make_fused_decoder(*parts_, std::move(texts), batch);
 }
 
-int64_t FusedModel::candidate_bytes() const { return bytes_per_candidate(parts_->config, cache_type()); }
+int64_t FusedModel::candidate_bytes() const {
+  int64_t numbers = 0;
+  for (int64_t layer = 0; layer < parts_->config.num_layers; ++layer) {
+    numbers += 2 * parts_->config.num_heads * parts_->cache_blocks(layer) * parts_->block_numbers();
+  }
+  return numbers * static_cast<int64_t>(c10::elementSize(cache_type()));
+}
 
 int64_t FusedModel::weight_bytes() const {
   int64_t bytes = parts_->head.bytes();
@@ -228,6 +258,7 @@ double FusedModel::cache_bytes_per_step() const {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const CacheLayout& layout = parts_->layout_of(layer);
     for (int64_t slot = 0; slot < config.image_context(); ++slot) {
+      positions += 1;  // its own
       for (const CacheSpan& span : layout.visible(slot)) positions += span.size;
     }
   }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "dalle/generation/cache_kernels.h"
 #include "dalle/generation/fused_model.h"
 
 namespace dalle::generation {
@@ -40,7 +41,9 @@ struct TextCache {
     layers::PackedWeights keys;    // [T, K]
     layers::PackedWeights values;  // [K, T]
   };
-  std::vector<Head> heads;  // [layers * heads]
+  explicit TextCache(int64_t bytes) : arena(bytes) {}
+  layers::WeightArena arena;  // in the order in which steps read
+  std::vector<Head> heads;    // [layers * heads]
 };
 
 /// Numbers of some rows between the products, each with a stride of its own size.
@@ -55,7 +58,7 @@ struct RowBuffers {
 /// What one thread needs for attention.
 struct AttentionScratch {
   std::vector<float> scores;
-  std::vector<uint16_t> rounded;  // a query, or a row's weights, as the cache's bf16
+  std::vector<uint16_t> weights;  // where the caches are bf16
   layers::ProductScratch product;
 };
 AttentionScratch& attention_scratch();
@@ -72,12 +75,17 @@ struct FusedModel::Parts {
   void prefill_attention(int64_t layer, const RowBuffers& rows, TextCache& cache, bool only_caches) const;
   const CacheLayout& layout_of(int64_t layer) const { return layouts[static_cast<size_t>(config.layer_kind(layer))]; }
 
+  /// Blocks of a layer's cache for one candidate, and the numbers of one head's keys, or values, in one.
+  int64_t cache_blocks(int64_t layer) const;
+  int64_t block_numbers() const;
+
   const models::Prior& prior;
   const models::PriorConfig& config;
   layers::WeightFormat format, cache_format;
   layers::WeightArena arena;
   std::vector<FusedLayer> layers;
-  std::vector<CacheLayout> layouts;  // of each attention kind
+  std::vector<CacheLayout> layouts;             // of each attention kind
+  std::vector<std::vector<bool>> begins_block;  // of each, whether a slot is the first to be written to its block
   FusedNorm ln_final;
   FusedLinear head;
   int64_t head_dim;

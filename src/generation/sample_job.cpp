@@ -120,8 +120,8 @@ class SampleJob {
     const int64_t rank = ranks_.rank(), size = ranks_.world_size();
     for (size_t i = 0; i < captions_.size(); ++i) {
       const std::string folder = folder_name(i);
-      Caption& caption = opened_.emplace_back(captions_[i], folder,
-                                              CandidateStore(*folder_ / folder, static_cast<int>(rank)));
+      Caption& caption =
+          opened_.emplace_back(captions_[i], folder, CandidateStore(*folder_ / folder, static_cast<int>(rank)));
       const auto missing = caption.store.missing(options_.candidates);
       const auto first = missing.begin();
       const auto count = static_cast<int64_t>(missing.size());

@@ -10,6 +10,7 @@
 #include "dalle/core/random_fill.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
+#include "row_kernels_avx512.h"
 
 namespace dalle::generation {
 namespace {
@@ -42,7 +43,7 @@ DALLE_VECTORISED float maximum(const float* x, int64_t size) {
 // Sums of up to so many exponentials in f32, the sums of these in f64.
 constexpr int64_t kSumStretch = 512;
 
-DALLE_VECTORISED float sum_of_exponentials(const float* x, int64_t size, float shift) {
+DALLE_VECTORISED float portable_sum_of_exponentials(const float* x, int64_t size, float shift) {
   float lanes[kDrawLanes] = {};
   int64_t i = 0;
   for (; i + kDrawLanes <= size; i += kDrawLanes) {
@@ -52,6 +53,10 @@ DALLE_VECTORISED float sum_of_exponentials(const float* x, int64_t size, float s
   float sum = 0;
   for (const float lane : lanes) sum += lane;
   return sum;
+}
+
+float sum_of_exponentials(const float* x, int64_t size, float shift) {
+  return (detail::has_row_avx512() ? detail::avx512_sum_of_exponentials : portable_sum_of_exponentials)(x, size, shift);
 }
 
 // out = exp(x - shift).

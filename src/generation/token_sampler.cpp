@@ -33,51 +33,47 @@ Tensor draw_by_operators(const Tensor& logits_CBV, std::span<const RandomKey> ke
   return (filter_logits(logits_BV, options.filter) + noise).argmax(1);
 }
 
-// The same row by row, for f32 logits on the CPU.
-Tensor draw_by_rows(const Tensor& logits_CBV, std::span<const RandomKey> keys, int64_t slot,
-                    const SamplingOptions& options) {
-  const int64_t batch = logits_CBV.size(1), vocab = logits_CBV.size(2);
-  const Tensor tokens_B = at::empty({batch}, at::kLong);
-  const auto* logits = logits_CBV.const_data_ptr<float>();
-  auto* tokens = tokens_B.mutable_data_ptr<int64_t>();
-  const bool is_guided = logits_CBV.size(0) == 2, is_filtered = options.filter != FilterOptions{};
-  const auto guidance = static_cast<float>(options.guidance);
-  at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> own;
-    for (int64_t b = begin; b < end; ++b) {
-      std::span<const float> row(logits + b * vocab, static_cast<size_t>(vocab));
-      if (is_guided || is_filtered) {
-        own.assign(row.begin(), row.end());
-        if (is_guided) guide(own, {row.data() + batch * vocab, row.size()}, guidance);
-        filter_row(own, options.filter);
-        row = own;
-      }
-      tokens[b] = gumbel_argmax(row, keys[static_cast<size_t>(b)], slot * vocab);
-    }
-  });
-  return tokens_B;
-}
-
 bool goes_by_rows(const Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
 
 // ln p of tokens [B] under the caption's own logits: f64 [B].
 Tensor log_likelihood_of(const Tensor& logits_CBV, const Tensor& tokens_B) {
-  const Tensor logits_BV = logits_CBV[0];
-  if (!goes_by_rows(logits_BV)) {
-    const Tensor log_p = at::log_softmax(logits_BV.to(at::kDouble), 1);
-    return log_p.gather(1, tokens_B.unsqueeze(1)).squeeze(1);
+  const Tensor log_p = at::log_softmax(logits_CBV[0].to(at::kDouble), 1);
+  return log_p.gather(1, tokens_B.unsqueeze(1)).squeeze(1);
+}
+
+// Row b's token, drawn from its logits guided and filtered in `own`.
+int64_t draw_row(const Tensor& logits_CBV, int64_t b, RandomKey key, int64_t slot, const SamplingOptions& options,
+                 std::vector<float>& own) {
+  const int64_t batch = logits_CBV.size(1), vocab = logits_CBV.size(2);
+  std::span<const float> row(logits_CBV.const_data_ptr<float>() + b * vocab, static_cast<size_t>(vocab));
+  const bool is_guided = logits_CBV.size(0) == 2;
+  if (is_guided || options.filter != FilterOptions{}) {
+    own.assign(row.begin(), row.end());
+    if (is_guided) guide(own, {row.data() + batch * vocab, row.size()}, static_cast<float>(options.guidance));
+    filter_row(own, options.filter);
+    row = own;
   }
-  const int64_t batch = logits_BV.size(0), vocab = logits_BV.size(1);
-  const Tensor out_B = at::empty({batch}, at::kDouble);
-  const auto* logits = logits_BV.const_data_ptr<float>();
-  const auto* tokens = tokens_B.const_data_ptr<int64_t>();
-  auto* out = out_B.mutable_data_ptr<double>();
-  at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+  return gumbel_argmax(row, key, slot * vocab);
+}
+
+// The same row by row, for f32 logits on the CPU: a slot's tokens to tokens_B and `out`, with their likelihoods while
+// their logits are near.
+void draw_by_rows(const Tensor& logits_CBV, std::span<const RandomKey> keys, int64_t slot,
+                  const SamplingOptions& options, const Tensor& tokens_B, const SampledTokens& out) {
+  const int64_t batch = logits_CBV.size(1), vocab = logits_CBV.size(2), slots = out.tokens_BI.size(1);
+  const auto* logits = logits_CBV.const_data_ptr<float>();
+  auto *tokens = tokens_B.mutable_data_ptr<int64_t>(), *all = out.tokens_BI.mutable_data_ptr<int64_t>() + slot;
+  auto* likelihood = out.log_likelihood_B.mutable_data_ptr<double>();
+  const auto run_rows = [&](int64_t begin, int64_t end) {
+    std::vector<float> own;
     for (int64_t b = begin; b < end; ++b) {
-      out[b] = log_probability({logits + b * vocab, static_cast<size_t>(vocab)}, tokens[b]);
+      tokens[b] = draw_row(logits_CBV, b, keys[static_cast<size_t>(b)], slot, options, own);
+      all[b * slots] = tokens[b];
+      likelihood[b] += log_probability({logits + b * vocab, static_cast<size_t>(vocab)}, tokens[b]);
     }
-  });
-  return out_B;
+  };
+  if (batch == 1) return run_rows(0, 1);
+  at::parallel_for(0, batch, 1, run_rows);
 }
 
 }  // namespace
@@ -105,18 +101,17 @@ SampledTokens TokenSampler::draw(const CaptionPrompt& prompt, std::span<const in
   for (int64_t slot = 0; slot < config.image_context(); ++slot) {
     if (slot == num_primed && num_primed > 0) {
       decoder->expand(batch);
-      previous = previous.expand({batch}).contiguous();
+      previous = previous.expand({batch}).clone(at::MemoryFormat::Contiguous);  // is written to
     }
     const Tensor logits_CBV = decoder->step(slot, previous);
-    if (slot < num_primed) {
-      previous = primed.slice(0, slot, slot + 1).contiguous();
-    } else if (goes_by_rows(logits_CBV)) {
-      previous = draw_by_rows(logits_CBV, keys, slot, options);
+    if (slot >= num_primed && goes_by_rows(logits_CBV)) {
+      draw_by_rows(logits_CBV, keys, slot, options, previous, out);
     } else {
-      previous = draw_by_operators(logits_CBV, keys, slot, options);
+      const bool is_given = slot < num_primed;
+      previous = is_given ? primed.slice(0, slot, slot + 1) : draw_by_operators(logits_CBV, keys, slot, options);
+      out.tokens_BI.select(1, slot).copy_(previous);
+      out.log_likelihood_B += log_likelihood_of(logits_CBV, previous);
     }
-    out.tokens_BI.select(1, slot).copy_(previous);
-    out.log_likelihood_B += log_likelihood_of(logits_CBV, previous);
     // A GPU is waited for once a row, so that progress is of what is done.
     if (device.is_cuda() && (slot + 1) % config.grid_size == 0) previous.slice(0, 0, 1).item<int64_t>();
     if (on_slot && !on_slot(slot + 1)) throw Interrupted();

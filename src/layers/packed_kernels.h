@@ -14,9 +14,11 @@ inline constexpr int64_t kPanelColumns = 64;
 /// Where a kernel's results go.
 struct Sums {
   float* at;
-  int64_t stride;     // from row to row
-  bool adds;          // to what is there already
-  const float* bias;  // of each column, added last; null: none
+  int64_t stride;                // from row to row
+  bool adds;                     // to what is there already
+  const float* bias;             // of each column, added last; null: none
+  const float* scale = nullptr;  // of each column, whose product with the row's multiplies sums before that; null: none
+  const float* row_scale = nullptr;  // of each row
 };
 
 /// sums[r, c] = the product of `rows` (1 .. tile_rows) rows with a stretch of a panel of `width` (16, 32, 48 or 64) columns.

@@ -157,6 +157,7 @@ void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel,
   const auto run = [&](int64_t begin, int64_t count) {
     Sums own = sums;
     own.at += begin * own.stride;
+    if (own.row_scale != nullptr) own.row_scale += begin;
     table[static_cast<size_t>((count - 1) * 4 + width / 16 - 1)](x + begin * x_stride, x_stride, panel, nullptr, steps,
                                                                  own);
   };

@@ -11,7 +11,13 @@ __attribute__((target("avx512f"), always_inline)) inline void store_sum(__m512 p
                                                                         int64_t v) {
   float* to = sums.at + row * sums.stride + v * 16;
   if (sums.adds) part = _mm512_add_ps(_mm512_loadu_ps(to), part);
-  if (sums.bias != nullptr) part = _mm512_add_ps(part, _mm512_loadu_ps(sums.bias + v * 16));
+  if (sums.scale != nullptr) {
+    const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(sums.scale + v * 16), _mm512_set1_ps(sums.row_scale[row]));
+    part = sums.bias == nullptr ? _mm512_mul_ps(part, scale)
+                                : _mm512_fmadd_ps(part, scale, _mm512_loadu_ps(sums.bias + v * 16));
+  } else if (sums.bias != nullptr) {
+    part = _mm512_add_ps(part, _mm512_loadu_ps(sums.bias + v * 16));
+  }
   _mm512_storeu_ps(to, part);
 }
 

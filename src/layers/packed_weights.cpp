@@ -103,8 +103,9 @@ DALLE_VECTORISED void finish_row(const float* sum, int64_t width, const float* s
 DALLE_INLINED void add_part(const float* part, int64_t width, const detail::Sums& sums, int64_t row) {
   float* to = sums.at + row * sums.stride;
   for (int64_t c = 0; c < width; ++c) to[c] = sums.adds ? to[c] + part[c] : part[c];
-  if (sums.bias == nullptr) return;
-  for (int64_t c = 0; c < width; ++c) to[c] += sums.bias[c];
+  if (sums.scale != nullptr || sums.bias != nullptr) {
+    finish_columns(to, width, sums.scale, sums.scale == nullptr ? 1 : sums.row_scale[row], sums.bias, to);
+  }
 }
 
 DALLE_VECTORISED void portable_f32(const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t width,
@@ -172,10 +173,11 @@ detail::ProductKernelSet detail::portable_kernels() {
 }
 
 Tensor WeightArena::take(int64_t bytes) {
-  constexpr int64_t kPiece = 16 << 20, kLarge = 4 << 20, kLine = 64;
+  constexpr int64_t kLarge = 4 << 20, kLine = 64;
   if (bytes >= kLarge) return at::zeros({bytes}, at::kByte);  // has huge pages of its own
-  if (!piece_.defined() || used_ + bytes > kPiece) {
-    piece_ = at::zeros({kPiece}, at::kByte);
+  const std::lock_guard lock(mutex_);
+  if (!piece_.defined() || used_ + bytes > piece_bytes_) {
+    piece_ = at::zeros({std::max(piece_bytes_, bytes)}, at::kByte);
     used_ = 0;
   }
   const Tensor part = piece_.narrow(0, used_, bytes);
@@ -249,6 +251,8 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
   });
 }
 
+int64_t PackedWeights::padded_depth() const { return shape_of(format_).padded(depth_); }
+
 int64_t PackedWeights::bytes() const {
   return (data_.defined() ? data_.numel() : 0) + static_cast<int64_t>(scale_.size() * sizeof(float));
 }
@@ -266,7 +270,7 @@ struct PackedProduct {
     const int64_t panels = (weight.columns_ + kPanelColumns - 1) / kPanelColumns;
     const int64_t at_once = rows == 1 && kernels.pair != nullptr ? 2 : 1, units = (panels + at_once - 1) / at_once;
     const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns * at_once));
-    at::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    const auto run_units = [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin * at_once; panel < std::min(end * at_once, panels); ++panel) {
         if (at_once == 2 && panel % 2 == 0 && (panel + 2) * kPanelColumns <= weight.columns_) {
           two_panels(kernels.pair, x, x_stride, panel++);
@@ -276,7 +280,9 @@ struct PackedProduct {
           chunk(kernels, x + row * x_stride, x_stride, row, std::min(kRowChunk, rows - row), panel);
         }
       }
-    });
+    };
+    if (units <= grain) return run_units(0, units);  // asking for the threads takes longer than a small product
+    at::parallel_for(0, units, grain, run_units);
   }
 
   // The depth's stretches: f(k, steps, numbers of a panel before the stretch, whether it is the last).
@@ -301,49 +307,63 @@ struct PackedProduct {
     const int64_t width = std::min(kPanelColumns, round_up(weight.columns_ - panel * kPanelColumns, 16));
     const Weight* data = panel_data<Weight>(panel);
     const int64_t tiles = (rows + kernels.tile_rows - 1) / kernels.tile_rows;
-    const auto into = [&](float* to, int64_t stride, const float* last_bias) {
+    const auto into = [&](float* to, int64_t stride, bool is_finished) {
       over_depth(width, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
           kernels.tile(x + r * x_stride + k, x_stride, count, data + before, width, steps,
-                       {to + r * stride, stride, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+                       sums_in(to + r * stride, stride, k, is_last && is_finished, first_row + r, panel));
         }
       });
     };
     if (goes_straight_to_out(panel)) {
-      return into(out + first_row * out_stride + panel * kPanelColumns, out_stride, bias_of(panel));
+      return into(out + first_row * out_stride + panel * kPanelColumns, out_stride, /*is_finished=*/true);
     }
     alignas(64) float sum[kRowChunk * kPanelColumns];
-    into(sum, kPanelColumns, nullptr);
+    into(sum, kPanelColumns, /*is_finished=*/false);
     for (int64_t r = 0; r < rows; ++r) finish(sum + r * kPanelColumns, first_row + r, panel);
   }
 
   template <class Row, class Weight>
   void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t panel) const {
     const Weight *first = panel_data<Weight>(panel), *second = panel_data<Weight>(panel + 1);
-    const auto into = [&](float* to, const float* last_bias) {
+    const auto into = [&](float* to, bool is_finished) {
       over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
         kernel(x + k, x_stride, first + before, second + before, steps,
-               {to, 0, /*adds=*/k > 0, is_last ? last_bias : nullptr});
+               sums_in(to, 0, k, is_last && is_finished, 0, panel));
       });
     };
-    if (goes_straight_to_out(panel)) return into(out + panel * kPanelColumns, bias_of(panel));
+    if (goes_straight_to_out(panel)) return into(out + panel * kPanelColumns, /*is_finished=*/true);
     alignas(64) float sum[2 * kPanelColumns];
-    into(sum, nullptr);
+    into(sum, /*is_finished=*/false);
     finish(sum, 0, panel);
     finish(sum + kPanelColumns, 0, panel + 1);
   }
 
   const float* bias_of(int64_t panel) const { return bias == nullptr ? nullptr : bias + panel * kPanelColumns; }
 
-  // Whether sums need no scale, and the panel no columns that the matrix has not.
+  const float* scale_of(int64_t panel) const {
+    return weight.scale_.empty() ? nullptr : weight.scale_.data() + panel * kPanelColumns;
+  }
+
+  // Where sums of the stretch from depth k on go, from `row` on; with scale and bias if they are finished then.
+  detail::Sums sums_in(float* to, int64_t stride, int64_t k, bool is_finished, int64_t row, int64_t panel) const {
+    detail::Sums sums{to, stride, /*adds=*/k > 0, /*bias=*/nullptr};
+    if (!is_finished) return sums;
+    sums.bias = bias_of(panel);
+    sums.scale = scale_of(panel);
+    if (sums.scale != nullptr) sums.row_scale = row_scale + row;
+    return sums;
+  }
+
+  // Whether the panel needs no columns that the matrix has not.
   bool goes_straight_to_out(int64_t panel) const {
-    return weight.scale_.empty() && (weight.columns_ % 16 == 0 || (panel + 1) * kPanelColumns <= weight.columns_);
+    return weight.columns_ % 16 == 0 || (panel + 1) * kPanelColumns <= weight.columns_;
   }
 
   void finish(const float* sum, int64_t row, int64_t panel) const {
     const int64_t column = panel * kPanelColumns, columns = std::min(kPanelColumns, weight.columns_ - column);
-    const float* scale = weight.scale_.empty() ? nullptr : weight.scale_.data() + column;
+    const float* scale = scale_of(panel);
     finish_row(sum, columns, scale, scale == nullptr ? 1 : row_scale[row], bias_of(panel),
                out + row * out_stride + column);
   }
@@ -392,6 +412,12 @@ void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeight
   } else {
     product.run_converted(kernels_of(kernels), x, x_stride, rows, scratch);
   }
+}
+
+void multiply(const uint16_t* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductKernels kernels) {
+  TORCH_CHECK_VALUE(weight.format() == WeightFormat::kBf16, "[packed weights] bf16 rows go with weights in bf16");
+  PackedProduct{weight, bias, out, out_stride}.run(kernels_of(kernels).bf16, x, x_stride, rows);
 }
 
 }  // namespace dalle::layers

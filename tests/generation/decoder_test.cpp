@@ -34,7 +34,7 @@ TEST(DecodingModel, TheCpuGetsTheFusedWayAndF64TheOperators) {
 
 TEST(DecodingModel, CandidatesTakeWhatTheirCachesHold) {
   const auto prior = random_prior({"row", {layers::AttentionKind::kRow}}, 4, at::kBFloat16);
-  EXPECT_EQ(make_decoding_model(*prior)->candidate_bytes(), 2 * 5 * 12 * 2);  // a ring of W + 1 slots
+  EXPECT_EQ(make_decoding_model(*prior)->candidate_bytes(), 2 * 16 * 12 * 2);  // a ring of W slots: a block
   EXPECT_EQ(make_decoding_model(*prior, {.by_operators = true})->candidate_bytes(), 2 * 16 * 12 * 2);
 }
 

@@ -68,6 +68,24 @@ TEST(PackedWeights, ProductsAreThoseOfTheRoundedOperands) {
   }
 }
 
+TEST(PackedWeights, RowsThatAreBf16AlreadyGiveTheSameBits) {
+  for (const int64_t depth : {7, 32, 515}) {
+    const Tensor x = random_tensor(1, {33, depth}), bias = random_tensor(3, {47});
+    const PackedWeights weight(random_tensor(2, {47, depth}), WeightFormat::kBf16);
+    const Tensor rows = at::ones({33, weight.padded_depth() + 5}, at::kBFloat16);  // what is behind a row meets zeros
+    rows.slice(1, 0, depth).copy_(x);
+    for (const auto kernels : {ProductKernels::kFastest, ProductKernels::kPortable}) {
+      const Tensor out = at::empty({33, 47});
+      multiply(static_cast<const uint16_t*>(rows.const_data_ptr()), rows.stride(0), 33, weight,
+               bias.const_data_ptr<float>(), out.mutable_data_ptr<float>(), out.stride(0), kernels);
+      EXPECT_TRUE(bitwise_equal(out, times(x, weight, bias, kernels).contiguous())) << depth;
+    }
+  }
+  const PackedWeights in_f32(random_tensor(2, {16, 32}), WeightFormat::kF32);
+  float out[16];
+  EXPECT_THROW(multiply(static_cast<const uint16_t*>(nullptr), 32, 1, in_f32, nullptr, out, 16), c10::ValueError);
+}
+
 TEST(PackedWeights, Int8WeightsAreOffByHalfALevelAtMost) {
   const Tensor x = at::eye(70), w = random_tensor(5, {30, 70});
   const Tensor error = (times(x, PackedWeights(w, WeightFormat::kInt8)).t() - w).abs();

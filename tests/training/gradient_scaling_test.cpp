@@ -131,7 +131,9 @@ TEST(Fp16Worker, DISABLED_TrainsOnTwoRanks) {
     train_on(*group, config_of(sharding, kSteps), root / (name + "-stopped"), true);
     if (!is_first) continue;
     const auto alone = train_values(root / "alone", "loss");
-    EXPECT_LT(largest_relative_difference(train_values(root / name, "loss"), alone), 1e-5) << name;
+    // Masters that differ by the order of sums, 1e-7, round to another fp16 weight where they lie at a border: 5e-4 of that
+    // weight, of a few among thousands. How many depends on the processor's products.
+    EXPECT_LT(largest_relative_difference(train_values(root / name, "loss"), alone), 1e-4) << name;
     const auto straight = latest(root / name), stopped = latest(root / (name + "-stopped"));
     EXPECT_EQ(straight.step, kSteps);
     expect_same_tensors(stopped.model, straight.model);

@@ -11,9 +11,10 @@
 namespace dalle::distributed {
 
 struct JoinOptions {
-  std::string device;  // as --device; of several ranks auto and cuda stand for the GPU of the rank's number on its machine
-  int threads = 0;     // 0 = the rank's share of the cores
-  std::chrono::seconds timeout{120};  // in which a lost rank ends the others
+  std::string
+      device;       // as --device; of several ranks auto and cuda stand for the GPU of the rank's number on its machine
+  int threads = 0;  // 0 = the rank's share of the cores
+  std::chrono::seconds timeout{120};                    // in which a lost rank ends the others
   std::function<void(const std::string& message)> end;  // Watch::end
 };
 

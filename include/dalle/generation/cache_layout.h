@@ -21,15 +21,20 @@ struct CacheSpan {
   bool operator==(const CacheSpan&) const = default;
 };
 
+/// Whether a slot is written before it reads, and reads itself, or after, and what it gives itself comes from elsewhere. Rings
+/// are of whole rows of the grid then, those of a column side by side: what a slot sees lies together.
+enum class OwnSlot { kRead, kApart };
+
 class CacheLayout {
  public:
-  CacheLayout(layers::AttentionKind kind, int64_t grid_size, const layers::ConvMask& conv);
+  CacheLayout(layers::AttentionKind kind, int64_t grid_size, const layers::ConvMask& conv,
+              OwnSlot own = OwnSlot::kRead);
 
   /// Positions of the cache.
   int64_t capacity() const { return capacity_; }
   /// Where image slot `slot` is written.
   int64_t position(int64_t slot) const;
-  /// What image slot `slot` reads, itself included, once it and all slots before it were written in order.
+  /// What image slot `slot` reads, itself included unless apart, once all slots before it (and itself) were written in order.
   std::span<const CacheSpan> visible(int64_t slot) const;
   /// Most slots that one slot sees.
   int64_t max_visible() const { return max_visible_; }
@@ -37,6 +42,7 @@ class CacheLayout {
  private:
   layers::AttentionKind kind_;
   int64_t grid_size_;
+  int64_t rows_ = 0;  // of a ring of whole rows
   int64_t capacity_ = 0, max_visible_ = 0;
   std::vector<CacheSpan> spans_;
   std::vector<size_t> first_span_;  // of each slot, and the end

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "dalle/core/tensor.h"
@@ -26,10 +27,13 @@ enum class WeightFormat {
 /// anything in it.
 class WeightArena {
  public:
+  explicit WeightArena(int64_t piece_bytes = 16 << 20) : piece_bytes_(piece_bytes) {}
   /// uint8 [bytes], zeros, at a multiple of 64 bytes.
   Tensor take(int64_t bytes);
 
  private:
+  std::mutex mutex_;  // matrices may be packed by several threads
+  int64_t piece_bytes_;
   Tensor piece_;
   int64_t used_ = 0;
 };
@@ -47,6 +51,8 @@ class PackedWeights {
 
   int64_t columns() const { return columns_; }
   int64_t depth() const { return depth_; }
+  /// Numbers that a row in the format's own form has.
+  int64_t padded_depth() const;
   WeightFormat format() const { return format_; }
   /// What a product reads: packed numbers and scales, and of int8 the sums of each column's stretches.
   int64_t bytes() const;
@@ -76,5 +82,10 @@ enum class ProductKernels { kFastest, kPortable };
 void multiply(const float* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
               float* out, int64_t out_stride, ProductScratch& scratch,
               ProductKernels kernels = ProductKernels::kFastest);
+
+/// The same with rows that are bf16 already, by their bits, for weights in bf16: `padded_depth()` numbers each, finite ones
+/// behind the depth.
+void multiply(const uint16_t* x, int64_t x_stride, int64_t rows, const PackedWeights& weight, const float* bias,
+              float* out, int64_t out_stride, ProductKernels kernels = ProductKernels::kFastest);
 
 }  // namespace dalle::layers

@@ -104,7 +104,8 @@ struct TrainerConfig {
           "of it for one pass while others wait",
           {.min = 5, .max = 86400, .unit = "seconds", .changeable = true});
     field("deterministic", self.deterministic,
-          "on a GPU choose algorithms that give the same bits each time, so that a resumed run is the same; off, some are "
+          "on a GPU choose algorithms that give the same bits each time, so that a resumed run is the same; off, some "
+          "are "
           "faster",
           {.changeable = true});
     field("gradient_compression", self.gradient_compression, "PowerSGD (paper 2.5, E.2)");
