@@ -21,22 +21,60 @@ int64_t FlatShape::numel() const {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
-FlatLayout::FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts) {
-  int64_t size = 0;
-  for (const auto& shape : shapes) {
-    offsets.push_back(size);
-    numels.push_back(shape.numel());
-    size += aligned(shape.numel());
+std::vector<int64_t> FlatShape::strides() const {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    const size_t dimension = order.empty() ? i : static_cast<size_t>(order[i]);
+    strides[dimension] = stride;
+    stride *= sizes[dimension];
   }
-  part_size = aligned((size + num_parts - 1) / num_parts);
+  return strides;
+}
+
+FlatLayout::FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts) : num_parts_(num_parts) {
+  for (const auto& shape : shapes) {
+    Place& place = places_.emplace_back(Place{whole_size_, shape.numel(), shape.num_segments, std::ssize(segments_)});
+    if (place.num_segments == 0) continue;
+    TORCH_CHECK_VALUE(place.numel % (place.num_segments * num_parts) == 0, "[flat layout] ", num_parts,
+                      " parts do not share out ", place.num_segments, " segments of ", place.numel, " numbers");
+    const int64_t segment = place.numel / place.num_segments, share = segment / num_parts;
+    for (int64_t i = 0; i < place.num_segments; ++i) {
+      segments_.push_back({whole_size_ + i * segment, part_size_ + i * share, share});
+    }
+    whole_size_ = aligned(whole_size_ + place.numel);
+    part_size_ = aligned(part_size_ + place.num_segments * share);
+  }
+  const int64_t begin = whole_size_;
+  for (Place& place : places_) {
+    if (place.num_segments > 0) continue;
+    place.offset = whole_size_;
+    place.first_segment = std::ssize(segments_);
+    whole_size_ += aligned(place.numel);
+  }
+  if (whole_size_ == begin) return;
+  const int64_t share = aligned((whole_size_ - begin + num_parts - 1) / num_parts);
+  segments_.push_back({begin, part_size_, share});
+  part_size_ += share;
+  whole_size_ = begin + share * num_parts;
 }
 
 std::vector<FlatSlice> FlatLayout::slices(int64_t part) const {
-  const int64_t first = part_size * part, last = first + part_size;
   std::vector<FlatSlice> slices;
-  for (size_t i = 0; i < offsets.size(); ++i) {
-    const int64_t begin = std::max(first, offsets[i]), end = std::min(last, offsets[i] + numels[i]);
-    if (begin < end) slices.push_back({i, begin - offsets[i], end - offsets[i], begin - first});
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const Place& place = places_[i];
+    if (place.numel == 0) continue;
+    FlatSlice slice{.tensor = i};
+    for (int64_t j = 0; j < std::max<int64_t>(1, place.num_segments); ++j) {
+      const FlatSegment& segment = segments_[static_cast<size_t>(place.first_segment + j)];
+      const int64_t first = segment.begin + segment.share * part;
+      const int64_t begin = std::max(first, place.offset);
+      const int64_t end = std::min(first + segment.share, place.offset + place.numel);
+      if (begin >= end) continue;
+      if (slice.ranges.empty()) slice.offset = segment.offset + begin - first;
+      slice.ranges.push_back({begin - place.offset, end - place.offset});
+    }
+    if (!slice.ranges.empty()) slices.push_back(std::move(slice));
   }
   return slices;
 }
@@ -46,17 +84,43 @@ FlatUnit::FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& optio
       layout_(shapes_, group.world_size()),
       slices_(layout_.slices(group.rank())),
       group_(group),
-      whole_(at::zeros({layout_.part_size * group.world_size()}, options.requires_grad(false))) {}
+      whole_(at::zeros({layout_.whole_size()}, options.requires_grad(false))) {}
 
 // Not a view in autograd's sense: that would share the buffer's version, which each gather changes.
 Tensor FlatUnit::view(size_t tensor) const {
   TORCH_INTERNAL_ASSERT(has_memory_);
   const c10::NoGradGuard no_grad;
   Tensor view = at::empty({0}, whole_.options());
-  return view.set_(whole_.storage(), layout_.offsets[tensor], shapes_[tensor].sizes, shapes_[tensor].strides);
+  return view.set_(whole_.storage(), layout_.tensor_offset(tensor), shapes_[tensor].sizes, shapes_[tensor].strides());
 }
 
-Tensor FlatUnit::own_part() const { return whole_.narrow(0, layout_.part_size * group_.rank(), layout_.part_size); }
+Tensor FlatUnit::own_part() const {
+  const auto own = [this](const FlatSegment& segment) {
+    return whole_.narrow(0, segment.begin + segment.share * group_.rank(), segment.share);
+  };
+  const auto& segments = layout_.segments();
+  if (segments.size() == 1 && segments[0].share == layout_.part_size()) return own(segments[0]);
+  const Tensor part = at::zeros({layout_.part_size()}, whole_.options());
+  for (const auto& segment : segments) part.narrow(0, segment.offset, segment.share).copy_(own(segment));
+  return part;
+}
+
+Tensor FlatUnit::segment_of_whole(const Tensor& whole, const FlatSegment& segment) const {
+  return whole.narrow(0, segment.begin, segment.share * group_.world_size());
+}
+
+void FlatUnit::start_all_gathers(const Tensor& part) {
+  for (const auto& segment : layout_.segments()) {
+    gathering_.push_back(
+        group_.start_all_gather(segment_of_whole(whole_, segment), part.narrow(0, segment.offset, segment.share)));
+  }
+}
+
+void FlatUnit::finish_all_gathers() {
+  for (Pending& each : gathering_) each.wait();
+  gathering_.clear();
+  is_gathering_ = false;
+}
 
 void FlatUnit::allocate() {
   const c10::DeviceGuard on_device(whole_.device());
@@ -70,27 +134,25 @@ void FlatUnit::allocate() {
 void FlatUnit::start_gather(const Tensor& part) {
   if (has_memory_) return;
   allocate();
-  gathering_ = group_.start_all_gather(whole_, part);
+  start_all_gathers(part);
   is_gathering_ = true;
 }
 
 void FlatUnit::gather(const Tensor& part) {
   start_gather(part);
-  if (!is_gathering_) return;
-  gathering_.wait();
-  is_gathering_ = false;
+  if (is_gathering_) finish_all_gathers();
 }
 
 void FlatUnit::gather_again(const Tensor& part) {
   TORCH_INTERNAL_ASSERT(is_whole());
   const Tensor own = part.is_alias_of(whole_) ? part.clone() : part;
-  group_.start_all_gather(whole_, own).wait();
+  start_all_gathers(own);
+  finish_all_gathers();
 }
 
 void FlatUnit::release() {
   if (!has_memory_) return;
-  if (is_gathering_) gathering_.wait();
-  is_gathering_ = false;
+  if (is_gathering_) finish_all_gathers();
   auto* storage = whole_.storage().unsafeGetStorageImpl();
   storage->set_data_ptr_noswap(at::DataPtr(nullptr, whole_.device()));
   storage->set_nbytes(0);
@@ -103,15 +165,19 @@ void FlatUnit::start_reduce(const std::vector<Tensor>& gradients) {
   const Tensor flat = at::zeros({whole_.numel()}, whole_.options());
   for (size_t i = 0; i < gradients.size(); ++i) {
     if (!gradients[i].defined()) continue;
-    flat.as_strided(shapes_[i].sizes, shapes_[i].strides, layout_.offsets[i]).copy_(gradients[i]);
+    flat.as_strided(shapes_[i].sizes, shapes_[i].strides(), layout_.tensor_offset(i)).copy_(gradients[i]);
   }
-  reduced_ = at::empty({layout_.part_size}, whole_.options());
-  reducing_ = group_.start_reduce_scatter_sum(reduced_, flat);
+  reduced_ = at::zeros({layout_.part_size()}, whole_.options());
+  for (const auto& segment : layout_.segments()) {
+    reducing_.push_back(group_.start_reduce_scatter_sum(reduced_.narrow(0, segment.offset, segment.share),
+                                                        segment_of_whole(flat, segment)));
+  }
 }
 
 Tensor FlatUnit::finish_reduce() {
   TORCH_INTERNAL_ASSERT(is_reducing());
-  reducing_.wait();
+  for (Pending& each : reducing_) each.wait();
+  reducing_.clear();
   return std::exchange(reduced_, Tensor());
 }
 

@@ -240,8 +240,9 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
   return product_nt(split(a_MK, 1), split(b_NK, 2), at::kFloat, bias_N);
 }
 
-Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type) {
-  return multiply(a_MK, b_KN, /*b_is_transposed=*/false, out_type, std::nullopt);
+Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type,
+                  const std::optional<Tensor>& bias_N) {
+  return multiply(a_MK, b_KN, /*b_is_transposed=*/false, out_type, bias_N);
 }
 
 PackedMatrix pack_nt(const Tensor& b_NK) { return pack_matrix(b_NK, /*is_transposed=*/true); }

@@ -15,6 +15,14 @@ using torch::autograd::variable_list;
 
 thread_local bool remakes_casts = false;
 
+/// grad w, whichever way w lies in memory.
+Tensor times(const Tensor& grad_NO, const Tensor& w_OI) {
+  const int64_t out = w_OI.size(0), in = w_OI.size(1);
+  if (fits_bf16_product(grad_NO, w_OI, out, in)) return product_nn(grad_NO, w_OI, grad_NO.scalar_type());
+  if (fits_bf16_product(grad_NO, w_OI.t(), out, in)) return product_nt(grad_NO, w_OI.t(), grad_NO.scalar_type());
+  return at::mm(grad_NO, w_OI);
+}
+
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
                         const std::optional<Tensor>& bias, at::ScalarType out_type,
@@ -28,7 +36,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const auto bias_in = [&](at::ScalarType type) {
       return bias ? std::optional<Tensor>(bias->to(type)) : std::nullopt;
     };
-    if (fits_bf16_product(x, w, x.size(1), w.size(0))) return product_nt(x, w, out_type, bias_in(at::kFloat));
+    const int64_t in = w.size(1), out = w.size(0);
+    if (fits_bf16_product(x, w, in, out)) return product_nt(x, w, out_type, bias_in(at::kFloat));
+    if (fits_bf16_product(x, w.t(), in, out)) return product_nn(x, w.t(), out_type, bias_in(at::kFloat));
     return at::linear(x, w, bias_in(x.scalar_type())).to(out_type);
   }
 
@@ -43,8 +53,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const Tensor grad = grads[0].to(rows.scalar_type()).contiguous();
     variable_list out(5);
     if (is_activated || context->saved_data["wants_x"].toBool()) {
-      out[0] = fits_bf16_product(grad, w, grad.size(1), w.size(1)) ? product_nn(grad, w, rows.scalar_type())
-                                                                   : at::mm(grad, w);
+      out[0] = times(grad, w);
     }
     if (is_activated) {
       const auto activated = activate_backward(out[0], rows, static_cast<Activation>(of_input->second.toInt()));
@@ -57,7 +66,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       if (has_bias) out[2] = gradients.b;
       return out;
     }
-    out[1] = at::mm(grad.t(), rows).to(weight_type);
+    // In the weight's own memory order: autograd would copy another one.
+    const bool is_transposed = w.stride(0) == 1 && w.stride(1) == w.size(0);
+    out[1] = (is_transposed ? at::mm(rows.t(), grad).t() : at::mm(grad.t(), rows)).to(weight_type);
     if (has_bias) out[2] = at::sum(grad, {0}, /*keepdim=*/false, weight_type);
     return out;
   }

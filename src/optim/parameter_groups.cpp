@@ -31,6 +31,11 @@ bool is_resblock_matrix(const layers::NamedParameter& parameter) {
   return in_resblock && parameter.parameter->decays;  // vectors never do; a shard of a matrix is flat
 }
 
+ShardAxis shard_axis(const layers::NamedParameter& parameter) {
+  return {.num_stacked = parameter.name.ends_with("in_proj_weight") ? 3 : 1,
+          .by_inputs = parameter.name.ends_with("mlp.c_proj.weight")};
+}
+
 std::string describe(const std::vector<ParameterGroup>& groups) {
   std::string text = "weight decay ";
   for (const auto& group : groups) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <numeric>
 #include <span>
 
 #include "dalle/core/error.h"
@@ -36,6 +37,69 @@ int64_t checked_numel(const std::vector<int64_t>& shape, const std::string& plac
   return numel;
 }
 
+/// The same order has one form: none where it is the shape's own.
+DimensionOrder canonical(DimensionOrder order) {
+  return std::is_sorted(order.begin(), order.end()) ? DimensionOrder() : order;
+}
+
+DimensionOrder inverse(const DimensionOrder& order) {
+  DimensionOrder inverse(order.size());
+  for (size_t i = 0; i < order.size(); ++i) inverse[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
+  return inverse;
+}
+
+std::vector<int64_t> integers_of(const Json& list, const std::string& what, const std::string& place) {
+  std::vector<int64_t> integers;
+  for (const Json& each : list) {
+    if (!each.is_number_integer()) refuse_pieces(place, what + " of integers", each.dump());
+    integers.push_back(each.get<int64_t>());
+  }
+  return integers;
+}
+
+/// Of files before there was "order": true is NHWC memory.
+DimensionOrder order_of(const Json& piece, size_t num_dimensions, const std::string& place) {
+  DimensionOrder order;
+  if (piece.contains("order")) {
+    order = integers_of(piece["order"], "an order", place);
+  } else if (const Json& is_last = require(piece, "channels_last", place);
+             is_last.is_boolean() && is_last.get<bool>()) {
+    order = {0, 2, 3, 1};
+  }
+  DimensionOrder sorted = order, all(order.empty() ? 0 : num_dimensions);
+  std::sort(sorted.begin(), sorted.end());
+  std::iota(all.begin(), all.end(), 0);
+  if (sorted != all) {
+    refuse_pieces(place, str("an order of the ", num_dimensions, " dimensions"), dalle::str(at::IntArrayRef(order)));
+  }
+  return canonical(order);
+}
+
+/// Of files before there were "ranges": one stretch from "begin" on.
+std::vector<NumberRange> ranges_of(const Json& piece, int64_t numel, const std::string& place) {
+  std::vector<NumberRange> ranges;
+  if (piece.contains("ranges")) {
+    for (const Json& each : piece["ranges"]) {
+      const auto ends = integers_of(each, "a range", place);
+      if (ends.size() != 2) refuse_pieces(place, "a range of two integers", each.dump());
+      ranges.push_back({ends[0], ends[1]});
+    }
+  } else {
+    const int64_t begin = require_integer(piece, "begin", place);
+    const bool fits = begin >= 0 && begin <= std::numeric_limits<int64_t>::max() - numel;
+    if (!fits) refuse_pieces(place, "a begin >= 0", str(begin));
+    ranges.push_back({begin, begin + numel});
+  }
+  int64_t missing = numel;
+  for (const auto& [begin, end] : ranges) {
+    const bool fits = begin >= 0 && begin <= end && end - begin <= missing;
+    if (!fits) refuse_pieces(place, str("ranges of ", numel, " numbers"), str(begin, " to ", end));
+    missing -= end - begin;
+  }
+  if (missing != 0) refuse_pieces(place, str("ranges of ", numel, " numbers"), str(numel - missing));
+  return ranges;
+}
+
 /// Part and number of parts of "KIND-PPPPP-of-NNNNN.safetensors", or {0, 0} for other names.
 std::pair<int, int> part_of(const std::string& name, const std::string& kind) {
   int part = 0, num_parts = 0, length = 0;
@@ -46,6 +110,13 @@ std::pair<int, int> part_of(const std::string& name, const std::string& kind) {
 }
 
 }  // namespace
+
+Tensor numbers_of(const Tensor& whole, const std::vector<NumberRange>& ranges, const DimensionOrder& order) {
+  const Tensor numbers = (order.empty() ? whole : whole.permute(order)).flatten();
+  std::vector<Tensor> stretches{numbers.slice(0, 0, 0)};
+  for (const auto& [begin, end] : ranges) stretches.push_back(numbers.slice(0, begin, end));
+  return at::cat(stretches);
+}
 
 std::string part_file_name(const std::string& kind, int64_t part, int64_t num_parts) {
   char numbers[48];
@@ -59,7 +130,10 @@ void write_pieces(const std::filesystem::path& path, const std::vector<TensorPie
   SafetensorsFile file;
   for (const auto& piece : pieces) {
     file.tensors.push_back({piece.name, piece.values});
-    json[piece.name] = {{"shape", piece.shape}, {"begin", piece.begin}, {"channels_last", piece.channels_last}};
+    Json ranges = Json::array();
+    for (const auto& [begin, end] : piece.ranges) ranges.push_back({begin, end});
+    if (piece.ranges.empty()) ranges.push_back({0, piece.values.numel()});
+    json[piece.name] = {{"shape", piece.shape}, {"ranges", ranges}, {"order", piece.order}};
   }
   file.metadata[kPiecesKey] = dump_json(json, path.string());
   write_safetensors(path, file);
@@ -94,30 +168,33 @@ void TensorFiles::add_file(const ManifestEntry& file) {
   const std::string place = str(path, " (", kPiecesKey, ")");
   const Json pieces = is_part ? parse_json(metadata->second, place) : Json::object();
   for (const auto& info : header.tensors) {
-    Entry own{.shape = info.shape, .dtype = info.dtype, .chunks = {}};
-    int64_t begin = 0;
+    const std::string piece_place = str(place, " '", info.name, "'");
+    const auto numel = static_cast<int64_t>((info.end - info.begin) / c10::elementSize(info.dtype));
+    Entry own{.shape = info.shape, .dtype = info.dtype};
+    std::vector<NumberRange> ranges{{0, numel}};
     if (is_part) {
       const Json& piece = require_object(pieces, info.name, place);
-      own.shape.clear();
-      for (const Json& size : require(piece, "shape", place)) {
-        if (!size.is_number_integer()) refuse_pieces(place, "a shape of integers", size.dump());
-        own.shape.push_back(size.get<int64_t>());
-      }
-      begin = require_integer(piece, "begin", place);
-      const Json& order = require(piece, "channels_last", place);
-      own.channels_last = order.is_boolean() && order.get<bool>();
+      own.shape = integers_of(require(piece, "shape", place), "a shape", place);
+      own.order = order_of(piece, own.shape.size(), piece_place);
+      ranges = ranges_of(piece, numel, piece_place);
     }
-    const auto numel = static_cast<int64_t>((info.end - info.begin) / c10::elementSize(info.dtype));
-    if (begin < 0 || begin > std::numeric_limits<int64_t>::max() - numel) {
-      refuse_pieces(str(place, " '", info.name, "'"), "a begin >= 0", str(begin));
-    }
-    Entry& entry = tensors_.try_emplace(info.name, own).first->second;
-    if (entry.shape != own.shape || entry.dtype != own.dtype || entry.channels_last != own.channels_last) {
-      refuse_pieces(str(place, " '", info.name, "'"),
-                    dalle::str(entry.dtype, " of shape ", at::IntArrayRef(entry.shape), ", as another part has"),
-                    dalle::str(own.dtype, " of shape ", at::IntArrayRef(own.shape)));
-    }
-    entry.chunks.push_back({number, header.data_start + info.begin, begin, begin + numel});
+    add_piece(info.name, own, ranges, {.file = number, .position = header.data_start + info.begin}, piece_place);
+  }
+}
+
+/// `chunk`: the file, and where the piece begins in it.
+void TensorFiles::add_piece(const std::string& name, const Entry& own, const std::vector<NumberRange>& ranges,
+                            Chunk chunk, const std::string& place) {
+  Entry& entry = tensors_.try_emplace(name, own).first->second;
+  if (entry.shape != own.shape || entry.dtype != own.dtype || entry.order != own.order) {
+    refuse_pieces(place, dalle::str(entry.dtype, " of shape ", at::IntArrayRef(entry.shape), ", as another part has"),
+                  dalle::str(own.dtype, " of shape ", at::IntArrayRef(own.shape)));
+  }
+  for (const auto& [begin, end] : ranges) {
+    chunk.begin = begin;
+    chunk.end = end;
+    entry.chunks.push_back(chunk);
+    chunk.position += static_cast<uint64_t>(end - begin) * c10::elementSize(own.dtype);
   }
 }
 
@@ -131,9 +208,6 @@ void TensorFiles::check(const std::string& name, Entry& entry) const {
     next = chunk.end;
   }
   if (next != numel) refuse_pieces(place, str(numel, " numbers"), str(next));
-  if (entry.channels_last && entry.shape.size() != 4) {
-    refuse_pieces(place, "4 sizes of a tensor in the order of NHWC", str(entry.shape.size()));
-  }
 }
 
 std::vector<std::string> TensorFiles::names() const {
@@ -155,37 +229,40 @@ const TensorFiles::Entry& TensorFiles::entry_of(const std::string& name) const {
   return found->second;
 }
 
-Tensor TensorFiles::read_stored(const Entry& entry, int64_t begin, int64_t end) const {
-  Tensor values = at::empty({end - begin}, at::TensorOptions(entry.dtype));
+Tensor TensorFiles::read_stored(const Entry& entry, const std::vector<NumberRange>& ranges) const {
+  Tensor values = at::empty({total_size(ranges)}, at::TensorOptions(entry.dtype));
   const auto size = static_cast<int64_t>(values.element_size());
-  for (const auto& chunk : entry.chunks) {
-    const int64_t first = std::max(begin, chunk.begin), last = std::min(end, chunk.end);
-    if (first >= last) continue;
-    auto* target = static_cast<std::byte*>(values.mutable_data_ptr()) + (first - begin) * size;
-    InputFile(folder_ / files_[chunk.file].name)
-        .read_at(chunk.position + static_cast<uint64_t>((first - chunk.begin) * size),
-                 std::span(target, static_cast<size_t>((last - first) * size)));
+  auto* target = static_cast<std::byte*>(values.mutable_data_ptr());
+  for (const auto& [begin, end] : ranges) {
+    for (const auto& chunk : entry.chunks) {
+      const int64_t first = std::max(begin, chunk.begin), last = std::min(end, chunk.end);
+      if (first >= last) continue;
+      InputFile(folder_ / files_[chunk.file].name)
+          .read_at(chunk.position + static_cast<uint64_t>((first - chunk.begin) * size),
+                   std::span(target + (first - begin) * size, static_cast<size_t>((last - first) * size)));
+    }
+    target += (end - begin) * size;
   }
   return values;
 }
 
 Tensor TensorFiles::read(const std::string& name) const {
   const Entry& entry = entry_of(name);
-  const int64_t numel = entry.chunks.back().end;
-  const Tensor values = read_stored(entry, 0, numel);
-  if (!entry.channels_last) return values.view(entry.shape);
-  const auto& s = entry.shape;
-  return values.view({s[0], s[2], s[3], s[1]}).permute({0, 3, 1, 2}).contiguous();
+  const Tensor values = read_stored(entry, {{0, entry.chunks.back().end}});
+  if (entry.order.empty()) return values.view(entry.shape);
+  std::vector<int64_t> sizes;
+  for (const int64_t dimension : entry.order) sizes.push_back(entry.shape[static_cast<size_t>(dimension)]);
+  return values.view(sizes).permute(inverse(entry.order)).contiguous();
 }
 
-Tensor TensorFiles::read_range(const std::string& name, int64_t begin, int64_t end, bool channels_last) const {
+Tensor TensorFiles::read_ranges(const std::string& name, const std::vector<NumberRange>& ranges,
+                                const DimensionOrder& order) const {
   const Entry& entry = entry_of(name);
-  TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= entry.chunks.back().end, "[tensor files] no range ", begin,
-                    " to ", end, " in '", name, "'");
-  if (entry.channels_last == channels_last) return read_stored(entry, begin, end);
-  const Tensor whole = read(name);
-  const Tensor ordered = channels_last ? whole.permute({0, 2, 3, 1}).contiguous() : whole;
-  return ordered.flatten().slice(0, begin, end).clone();
+  for (const auto& [begin, end] : ranges) {
+    TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= entry.chunks.back().end, "[tensor files] no range ", begin,
+                      " to ", end, " in '", name, "'");
+  }
+  return entry.order == canonical(order) ? read_stored(entry, ranges) : numbers_of(read(name), ranges, order);
 }
 
 std::vector<NamedTensor> TensorFiles::read_all() const {

@@ -120,8 +120,9 @@ void GradientCompression::start(Block& block) {
 /// The numbers of a region [rows, cols] of `whole`, the piece's gradient or something of its shape.
 Tensor GradientCompression::values_of(const Piece& piece, const Region& region, const Tensor& whole) {
   if (piece.is_flat) {
-    const int64_t begin = region.row * region.num_cols - piece.begin;
-    return whole.narrow(0, begin, region.num_rows * region.num_cols).view({region.num_rows, region.num_cols});
+    const Tensor numbers = whole.narrow(0, region.begin, region.area());
+    return region.is_transposed ? numbers.view({region.num_cols, region.num_rows}).t()
+                                : numbers.view({region.num_rows, region.num_cols});
   }
   return whole.flatten(1).narrow(0, region.row, region.num_rows).narrow(1, region.col, region.num_cols);
 }

@@ -34,8 +34,8 @@ std::vector<storage::TensorPiece> GradientCompression::state() const {
     }
     state.push_back({.name = std::string(kErrorPrefix) + piece.entry.name,
                      .shape = piece.shape,
-                     .begin = piece.begin,
-                     .channels_last = piece.channels_last,
+                     .ranges = piece.ranges,
+                     .order = piece.order,
                      .values = values.flatten()});
   }
   return state;
@@ -95,7 +95,7 @@ void GradientCompression::load_state(const storage::TensorFiles& files) {
                                     .got = dalle::str(at::IntArrayRef(*shape)),
                                     .hint = "it belongs to another model"});
     }
-    return files.read_range(name, piece.begin, piece.begin + piece.numel(), piece.channels_last);
+    return piece.is_flat ? files.read_ranges(name, piece.ranges, piece.order) : files.read(name);
   });
 }
 

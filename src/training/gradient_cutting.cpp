@@ -31,7 +31,7 @@ void CompressionConfig::validate(const std::string& place) const {
                             "each shard of a matrix has rank / num_shards columns of the factors"});
 }
 
-int64_t GradientPiece::numel() const { return is_flat ? end - begin : product_of(shape); }
+int64_t GradientPiece::numel() const { return is_flat ? total_size(ranges) : product_of(shape); }
 
 std::vector<GradientPiece> whole_pieces(const std::vector<layers::NamedParameter>& parameters) {
   const auto blocks = block_indices(parameters);
@@ -48,46 +48,76 @@ GradientShare whole_gradients(const std::vector<layers::NamedParameter>& paramet
   return {.pieces = whole_pieces(parameters), .replicas = &ranks};
 }
 
-/// None where the factors are no smaller. Of a flat piece only whole rows.
-std::vector<std::pair<distributed::CompressedMatrix, GradientCompression::Region>> GradientCompression::regions_of(
-    const GradientPiece& piece, const CompressionConfig& config) {
-  const auto& name = piece.entry.name;
-  if (!optim::is_resblock_matrix(piece.entry)) return {};
-  const bool is_qkv = name.ends_with("in_proj_weight");
-  // Shards lie along the outputs, those of the second MLP matrix along its inputs (paper E.1).
-  const bool by_cols = name.ends_with("mlp.c_proj.weight");
-  const int64_t parts = is_qkv ? 3 : 1, rows = piece.shape[0] / parts, cols = product_of(piece.shape) / piece.shape[0];
-  const int64_t first = piece.is_flat ? (piece.begin + cols - 1) / cols : 0;
-  const int64_t last = piece.is_flat ? piece.end / cols : piece.shape[0];
-  const int64_t num_shards = piece.is_flat ? 1 : config.num_shards;
-  std::vector<std::pair<distributed::CompressedMatrix, Region>> regions;
-  for (int64_t part = 0; part < parts; ++part) {
-    const std::string matrix_name = is_qkv ? str(name, ".", "qkv"[part]) : name;
+std::vector<GradientCompression::Region> GradientCompression::regions_of_whole(const GradientPiece& piece,
+                                                                               int64_t num_shards) {
+  const auto axis = optim::shard_axis(piece.entry);
+  const int64_t rows = piece.shape[0] / axis.num_stacked, cols = product_of(piece.shape) / piece.shape[0];
+  std::vector<Region> regions;
+  for (int64_t matrix = 0; matrix < axis.num_stacked; ++matrix) {
     for (int64_t shard = 0; shard < num_shards; ++shard) {
       const auto from = [&](int64_t size, int64_t at) { return size * at / num_shards; };
-      Region region{.row = part * rows, .num_rows = rows, .col = 0, .num_cols = cols};
-      if (by_cols) {
+      Region region{.row = matrix * rows, .num_rows = rows, .col = 0, .num_cols = cols};
+      if (axis.by_inputs) {
         region.col = from(cols, shard);
         region.num_cols = from(cols, shard + 1) - region.col;
       } else {
         region.row += from(rows, shard);
         region.num_rows = from(rows, shard + 1) - from(rows, shard);
       }
-      const int64_t top = std::max(region.row, first), bottom = std::min(region.row + region.num_rows, last);
-      if (top >= bottom || region.num_cols == 0) continue;
-      const bool is_whole = bottom - top == rows && region.num_cols == cols;
-      region.row = top;
-      region.num_rows = bottom - top;
-      const int64_t area = region.num_rows * region.num_cols;
-      const int64_t rank = std::max<int64_t>(1, (config.rank * area + rows * cols / 2) / (rows * cols));
-      const std::string place = str(".", region.row, ".", region.col, ".", region.num_rows, ".", region.num_cols);
-      const distributed::CompressedMatrix matrix{is_whole ? matrix_name : matrix_name + place, region.num_rows,
-                                                 region.num_cols, rank};
-      if (matrix.factor_elements(rank) < area) regions.emplace_back(matrix, region);
+      regions.push_back(region);
     }
   }
+  return regions;
+}
+
+/// The whole rows in each of its ranges, or the whole columns where it lies transposed.
+std::vector<GradientCompression::Region> GradientCompression::regions_of_flat(const GradientPiece& piece) {
+  const int64_t all_rows = piece.shape[0], cols = product_of(piece.shape) / all_rows;
+  const int64_t rows = all_rows / optim::shard_axis(piece.entry).num_stacked;
+  const bool is_transposed = piece.order == storage::DimensionOrder{1, 0};
+  const int64_t line = is_transposed ? all_rows : cols;
+  std::vector<Region> regions;
+  int64_t place = 0;  // of the range in the piece
+  for (const auto& range : piece.ranges) {
+    const int64_t first = (range.begin + line - 1) / line, last = range.end / line;
+    if (is_transposed && first < last) {
+      regions.push_back({.num_rows = all_rows,
+                         .col = first,
+                         .num_cols = last - first,
+                         .begin = place + first * line - range.begin,
+                         .is_transposed = true});
+    }
+    for (int64_t top = is_transposed ? last : first; top < last;) {
+      const int64_t bottom = std::min(last, (top / rows + 1) * rows);  // of one of the stacked matrices
+      regions.push_back(
+          {.row = top, .num_rows = bottom - top, .num_cols = cols, .begin = place + top * line - range.begin});
+      top = bottom;
+    }
+    place += range.size();
+  }
+  return regions;
+}
+
+/// None where the factors are no smaller.
+std::vector<std::pair<distributed::CompressedMatrix, GradientCompression::Region>> GradientCompression::regions_of(
+    const GradientPiece& piece, const CompressionConfig& config) {
+  if (!optim::is_resblock_matrix(piece.entry)) return {};
+  const int64_t num_stacked = optim::shard_axis(piece.entry).num_stacked;
+  const int64_t rows = piece.shape[0] / num_stacked, cols = product_of(piece.shape) / piece.shape[0];
+  const auto candidates = piece.is_flat ? regions_of_flat(piece) : regions_of_whole(piece, config.num_shards);
+  std::vector<std::pair<distributed::CompressedMatrix, Region>> regions;
+  for (const Region& region : candidates) {
+    const int64_t area = region.area();
+    if (area == 0) continue;
+    const auto matrix = static_cast<size_t>(region.row / rows);
+    std::string name = num_stacked == 3 ? str(piece.entry.name, ".", "qkv"[matrix]) : piece.entry.name;
+    if (area != rows * cols) name += str(".", region.row, ".", region.col, ".", region.num_rows, ".", region.num_cols);
+    const int64_t rank = std::max<int64_t>(1, (config.rank * area + rows * cols / 2) / (rows * cols));
+    const distributed::CompressedMatrix cut{name, region.num_rows, region.num_cols, rank};
+    if (cut.factor_elements(rank) < area) regions.emplace_back(cut, region);
+  }
   // A whole gradient is compressed as a whole or not at all.
-  const bool some_do_not_pay = static_cast<int64_t>(regions.size()) < parts * num_shards;
+  const bool some_do_not_pay = std::ssize(regions) < num_stacked * config.num_shards;
   if (!piece.is_flat && some_do_not_pay) return {};
   return regions;
 }
@@ -104,11 +134,10 @@ GradientCompression::Cut GradientCompression::cut(const std::vector<GradientPiec
       all.matrices.push_back(std::move(matrix));
       piece.regions.push_back(region);
       if (!piece.is_flat) continue;
-      const int64_t begin = region.row * region.num_cols - piece.begin;
-      if (begin > next) piece.exact.emplace_back(next, begin);
-      next = begin + region.num_rows * region.num_cols;
+      if (region.begin > next) piece.exact.push_back({next, region.begin});
+      next = region.begin + region.area();
     }
-    if (piece.is_flat && next < piece.numel()) piece.exact.emplace_back(next, piece.numel());
+    if (piece.is_flat && next < piece.numel()) piece.exact.push_back({next, piece.numel()});
     all.pieces.push_back(std::move(piece));
   }
   return all;

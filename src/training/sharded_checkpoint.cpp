@@ -36,12 +36,12 @@ std::vector<TensorPiece> ShardedModel::as_pieces(const std::vector<NamedTensor>&
     }
     const Unit& unit = *units_[u];
     for (const auto& slice : unit.flat->slices()) {
-      const auto& [name, parameter] = unit.parameters[slice.tensor];
-      pieces.push_back({.name = name,
-                        .shape = parameter->tensor.sizes().vec(),
-                        .begin = slice.begin,
-                        .channels_last = parameter->channels_last,
-                        .values = parts[u].tensor.detach().narrow(0, slice.offset, slice.end - slice.begin)});
+      const auto& shape = unit.flat->shape(slice.tensor);
+      pieces.push_back({.name = unit.parameters[slice.tensor].name,
+                        .shape = shape.sizes,
+                        .ranges = slice.ranges,
+                        .order = shape.order,
+                        .values = parts[u].tensor.detach().narrow(0, slice.offset, slice.size())});
     }
   }
   return pieces;
@@ -60,16 +60,17 @@ std::vector<TensorPiece> ShardedModel::optimizer_as_pieces(const std::vector<Nam
   if (part() == 0) pieces.push_back(whole_piece(kSteps, *found.at(kSteps)));
   for (const auto& unit : units_) {
     for (const auto& slice : unit->flat->slices()) {
-      const auto& [name, parameter] = unit->parameters[slice.tensor];
+      const std::string& name = unit->parameters[slice.tensor].name;
+      const auto& shape = unit->flat->shape(slice.tensor);
       if (!found.contains(name + kStep)) continue;
       for (const char* moment : kMoments) {
         pieces.push_back({.name = name + moment,
-                          .shape = parameter->tensor.sizes().vec(),
-                          .begin = slice.begin,
-                          .channels_last = parameter->channels_last,
+                          .shape = shape.sizes,
+                          .ranges = slice.ranges,
+                          .order = shape.order,
                           .values = *found.at(name + moment)});
       }
-      if (slice.begin == 0) pieces.push_back(whole_piece(name + kStep, *found.at(name + kStep)));
+      if (slice.ranges.front().begin == 0) pieces.push_back(whole_piece(name + kStep, *found.at(name + kStep)));
     }
   }
   for (const auto& [name, parameter] : whole_) {
@@ -103,9 +104,9 @@ std::vector<NamedTensor> ShardedModel::parts_from(const TensorFiles& files, cons
   for (const auto& unit : units_) {
     const Tensor part = at::zeros_like(unit->part.tensor, at::TensorOptions(at::kCPU));
     for (const auto& slice : unit->flat->slices()) {
-      const auto& [name, parameter] = unit->parameters[slice.tensor];
-      part.narrow(0, slice.offset, slice.end - slice.begin)
-          .copy_(files.read_range(name, slice.begin, slice.end, parameter->channels_last));
+      const std::string& name = unit->parameters[slice.tensor].name;
+      part.narrow(0, slice.offset, slice.size())
+          .copy_(files.read_ranges(name, slice.ranges, unit->flat->shape(slice.tensor).order));
     }
     parts.push_back({unit->part.name, part});
   }
@@ -144,9 +145,9 @@ std::vector<NamedTensor> ShardedModel::optimizer_state_from(const TensorFiles& f
   };
   for (const auto& unit : units_) {
     for (const auto& slice : unit->flat->slices()) {
-      const auto& [name, parameter] = unit->parameters[slice.tensor];
-      const bool channels_last = parameter->channels_last;
-      add(name, [&](const std::string& of) { return files.read_range(of, slice.begin, slice.end, channels_last); });
+      const auto& order = unit->flat->shape(slice.tensor).order;
+      add(unit->parameters[slice.tensor].name,
+          [&](const std::string& of) { return files.read_ranges(of, slice.ranges, order); });
     }
   }
   for (const auto& [name, parameter] : whole_) add(name, [&](const std::string& of) { return files.read(of); });

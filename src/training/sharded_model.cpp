@@ -10,6 +10,7 @@
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
 #include "dalle/layers/linear_function.h"
+#include "dalle/optim/parameter_groups.h"
 #include "dalle/optim/resblock_scaling.h"
 #include "sharded_unit.h"
 
@@ -41,9 +42,21 @@ struct WithCallback : torch::autograd::Function<WithCallback> {
 };
 
 FlatShape flat_shape_of(const layers::Parameter& parameter) {
-  const auto format = parameter.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  const Tensor like = at::empty(parameter.tensor.sizes(), at::TensorOptions(at::kMeta).memory_format(format));
-  return {like.sizes().vec(), like.strides().vec()};
+  FlatShape shape{.sizes = parameter.tensor.sizes().vec()};
+  if (parameter.channels_last) shape.order = {0, 2, 3, 1};
+  return shape;
+}
+
+/// Of a matrix of a resblock each of several ranks has the shard that the paper gives it, where they divide that axis.
+FlatShape sharded_shape_of(const NamedParameter& entry, int64_t num_parts) {
+  FlatShape shape = flat_shape_of(*entry.parameter);
+  if (num_parts == 1 || !optim::is_resblock_matrix(entry)) return shape;
+  const auto axis = optim::shard_axis(entry);
+  const int64_t length = axis.by_inputs ? shape.sizes[1] : shape.sizes[0] / axis.num_stacked;
+  if (length % num_parts != 0) return shape;
+  shape.num_segments = axis.num_stacked;
+  if (axis.by_inputs) shape.order = {1, 0};  // so that a shard is one stretch of memory
+  return shape;
 }
 
 /// A model's parameters: those of each block, -1 for all that are in none, and those that stay whole.
@@ -63,20 +76,25 @@ Split split(const std::vector<NamedParameter>& parameters) {
   return split;
 }
 
-std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters) {
+/// With hybrid along each matrix's axis, as replicas compress shards; else as they come, in one stretch a unit, since each
+/// segment is a collective of its own.
+std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters, Sharding sharding,
+                                      int64_t num_parts) {
   std::vector<FlatShape> shapes;
-  for (const auto& entry : parameters) shapes.push_back(flat_shape_of(*entry.parameter));
+  for (const auto& entry : parameters) {
+    shapes.push_back(sharding == Sharding::kHybrid ? sharded_shape_of(entry, num_parts)
+                                                   : flat_shape_of(*entry.parameter));
+  }
   return shapes;
 }
 
-GradientPiece piece_of(const NamedParameter& entry, const layers::Parameter& whole, const distributed::FlatSlice& slice,
+GradientPiece piece_of(const NamedParameter& entry, const FlatShape& shape, const distributed::FlatSlice& slice,
                        int64_t block) {
   return {.entry = entry,
-          .shape = whole.tensor.sizes().vec(),
+          .shape = shape.sizes,
           .is_flat = true,
-          .begin = slice.begin,
-          .end = slice.end,
-          .channels_last = whole.channels_last,
+          .ranges = slice.ranges,
+          .order = shape.order,
           .block = block};
 }
 
@@ -105,8 +123,9 @@ std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& par
                                           int64_t part) {
   std::vector<GradientPiece> pieces;
   for (const auto& [index, members] : split(parameters).units) {
-    for (const auto& slice : distributed::FlatLayout(flat_shapes_of(members), group_size).slices(part)) {
-      pieces.push_back(piece_of(members[slice.tensor], *members[slice.tensor].parameter, slice, index));
+    const auto shapes = flat_shapes_of(members, Sharding::kHybrid, group_size);
+    for (const auto& slice : distributed::FlatLayout(shapes, group_size).slices(part)) {
+      pieces.push_back(piece_of(members[slice.tensor], shapes[slice.tensor], slice, index));
     }
   }
   return pieces;
@@ -152,7 +171,7 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
   unit.index = index;
   unit.parameters = std::move(parameters);
   const auto type = unit.parameters.front().parameter->tensor.scalar_type();
-  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters),
+  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, sharding_, group_size()),
                                                       at::TensorOptions(type).device(device), *group_);
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
@@ -166,7 +185,7 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
     const auto& [name, original] = unit.parameters[slice.tensor];
     auto& piece = unit.pieces.emplace_back(std::make_unique<layers::Parameter>());
     piece->name = original->name;
-    piece->tensor = unit.part.tensor.narrow(0, slice.offset, slice.end - slice.begin).requires_grad_();
+    piece->tensor = unit.part.tensor.narrow(0, slice.offset, slice.size()).requires_grad_();
     piece->decays = original->decays;
     pieces_.push_back({name, piece.get()});
   }
@@ -312,7 +331,7 @@ void ShardedModel::give_gradients(Unit& unit) {
   for (size_t i = 0; i < unit.pieces.size(); ++i) {
     const auto& slice = unit.flat->slices()[i];
     if (!unit.has_gradient[slice.tensor]) continue;
-    unit.pieces[i]->tensor.mutable_grad() = unit.gradient.narrow(0, slice.offset, slice.end - slice.begin);
+    unit.pieces[i]->tensor.mutable_grad() = unit.gradient.narrow(0, slice.offset, slice.size());
   }
 }
 
@@ -351,8 +370,7 @@ GradientShare ShardedModel::leave_replicas() {
   auto piece = pieces_.begin();
   for (const auto& unit : units_) {
     for (const auto& slice : unit->flat->slices()) {
-      const layers::Parameter& whole = *unit->parameters[slice.tensor].parameter;
-      share.pieces.push_back(piece_of(*piece++, whole, slice, unit->index));
+      share.pieces.push_back(piece_of(*piece++, unit->flat->shape(slice.tensor), slice, unit->index));
     }
   }
   share.already_summed.assign(piece, pieces_.end());

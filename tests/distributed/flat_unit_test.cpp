@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <mutex>
 
 #include "support/tensor_matchers.h"
@@ -14,8 +15,24 @@ namespace {
 using testing::run_thread_ranks;
 using testing::ThreadRank;
 
-/// A matrix, a kernel in NHWC memory, a vector and a number.
-std::vector<FlatShape> some_shapes() { return {{{7, 5}, {5, 1}}, {{4, 3, 2, 2}, {12, 1, 6, 3}}, {{9}, {1}}, {{}, {}}}; }
+/// A matrix, a kernel in NHWC memory, a vector and a number; and matrices of which each of up to four ranks has an equal
+/// share: three below each other, one that lies transposed, a small one.
+std::vector<FlatShape> some_shapes() {
+  return {{{7, 5}, {}}, {{36, 5}, {}, 3}, {{4, 3, 2, 2}, {0, 2, 3, 1}}, {{9}, {}}, {{5, 24}, {1, 0}, 1},
+          {{}, {}},     {{12, 1}, {}, 1}};
+}
+
+/// The numbers in the order of their memory.
+Tensor in_memory(const Tensor& values, const FlatShape& shape) {
+  return (shape.order.empty() ? values : values.permute(shape.order)).flatten();
+}
+
+/// What of `values` a slice has.
+Tensor numbers_of(const Tensor& values, const FlatShape& shape, const FlatSlice& slice) {
+  std::vector<Tensor> stretches;
+  for (const auto& [begin, end] : slice.ranges) stretches.push_back(in_memory(values, shape).slice(0, begin, end));
+  return at::cat(stretches);
+}
 
 std::vector<Tensor> values_of(const std::vector<FlatShape>& shapes, int64_t seed) {
   std::vector<Tensor> values;
@@ -34,15 +51,16 @@ TEST(FlatUnit, PartsOfAllRanksMakeTheWhole) {
       std::vector<Tensor> views;
       for (size_t i = 0; i < unit.num_tensors(); ++i) {
         views.push_back(unit.view(i));
-        EXPECT_EQ(views[i].strides().vec(), shapes[i].strides);
+        EXPECT_EQ(views[i].strides().vec(), shapes[i].strides());
         views[i].copy_(values[i]);
       }
       const Tensor part = unit.own_part().clone();
       // The slices are this part's numbers, in the order of memory.
       for (const auto& slice : unit.slices()) {
         const Tensor flat = views[slice.tensor].as_strided({shapes[slice.tensor].numel()}, {1});
-        EXPECT_TRUE(at::equal(part.slice(0, slice.offset, slice.offset + slice.end - slice.begin),
-                              flat.slice(0, slice.begin, slice.end)));
+        EXPECT_TRUE(at::equal(flat, in_memory(values[slice.tensor], shapes[slice.tensor])));
+        EXPECT_TRUE(at::equal(part.narrow(0, slice.offset, slice.size()),
+                              numbers_of(values[slice.tensor], shapes[slice.tensor], slice)));
       }
       for (int again = 0; again < 2; ++again) {
         unit.release();
@@ -69,9 +87,36 @@ TEST(FlatUnit, SlicesOfAllRanksCoverEachTensorOnce) {
   run_thread_ranks(3, [&](ThreadRank& rank) {
     const FlatUnit unit(shapes, at::kFloat, rank);
     const std::lock_guard lock(mutex);
-    for (const auto& slice : unit.slices()) seen[slice.tensor].slice(0, slice.begin, slice.end) += 1;
+    for (const auto& slice : unit.slices()) {
+      for (const auto& [begin, end] : slice.ranges) seen[slice.tensor].slice(0, begin, end) += 1;
+    }
   });
   for (const Tensor& counts : seen) EXPECT_TRUE(at::equal(counts, at::ones_like(counts)));
+}
+
+using Ranges = std::vector<NumberRange>;
+
+TEST(FlatLayout, SegmentsAreSharedOutEachForItself) {
+  // [36, 5] in three segments of 12 rows, of which each of two ranks has 6; [5, 24] transposed, 12 of its inputs each.
+  const FlatLayout layout(some_shapes(), 2);
+  const auto slices = layout.slices(1);
+  const auto slice_of = [&](size_t tensor) {
+    return *std::find_if(slices.begin(), slices.end(), [&](const auto& slice) { return slice.tensor == tensor; });
+  };
+  EXPECT_EQ(slice_of(1).ranges, (Ranges{{30, 60}, {90, 120}, {150, 180}}));
+  EXPECT_EQ(slice_of(4).ranges, (Ranges{{60, 120}}));
+  EXPECT_EQ(slice_of(6).ranges, (Ranges{{6, 12}}));
+  EXPECT_EQ(layout.segments().size(), 3u + 1 + 1 + 1);
+  EXPECT_THROW(FlatLayout(some_shapes(), 5), c10::ValueError);
+}
+
+/// Parts that are memory of the whole: what a rank changes of its part is changed there.
+TEST(FlatLayout, WithoutSegmentsAPartIsMemoryOfTheWhole) {
+  run_thread_ranks(2, [](ThreadRank& rank) {
+    const FlatUnit one({{{4, 8}, {}}}, at::kFloat, rank), several(some_shapes(), at::kFloat, rank);
+    EXPECT_TRUE(one.own_part().is_alias_of(one.view(0)));
+    EXPECT_FALSE(several.own_part().is_alias_of(several.view(0)));
+  });
 }
 
 TEST(FlatUnit, GradientsAreSummedIntoParts) {
@@ -79,24 +124,23 @@ TEST(FlatUnit, GradientsAreSummedIntoParts) {
     const auto shapes = some_shapes();
     FlatUnit unit(shapes, at::kFloat, rank);
     auto gradients = values_of(shapes, rank.rank());
-    gradients[2] = rank.rank() == 1 ? gradients[2] : Tensor();  // another rank has none
+    gradients[3] = rank.rank() == 1 ? gradients[3] : Tensor();  // another rank has none
     unit.start_reduce(gradients);
     EXPECT_TRUE(unit.is_reducing());
     const Tensor part = unit.finish_reduce();
     EXPECT_FALSE(unit.is_reducing());
     const auto ones = values_of(shapes, 1);
     for (const auto& slice : unit.slices()) {
-      Tensor sum = slice.tensor == 2 ? ones[2] : 3 * ones[slice.tensor];
-      if (slice.tensor == 1) sum = sum.permute({0, 2, 3, 1}).contiguous();
-      EXPECT_TRUE(at::allclose(part.slice(0, slice.offset, slice.offset + slice.end - slice.begin),
-                               sum.flatten().slice(0, slice.begin, slice.end)));
+      const Tensor sum = slice.tensor == 3 ? ones[3] : 3 * ones[slice.tensor];
+      EXPECT_TRUE(
+          at::allclose(part.narrow(0, slice.offset, slice.size()), numbers_of(sum, shapes[slice.tensor], slice)));
     }
   });
 }
 
 TEST(FlatUnit, WhatAutogradSavedIsThereAgain) {
   run_thread_ranks(2, [](ThreadRank& rank) {
-    FlatUnit unit({{{3, 3}, {3, 1}}}, at::kFloat, rank);
+    FlatUnit unit({{{3, 3}, {}}}, at::kFloat, rank);
     Tensor w = unit.view(0).requires_grad_();
     w.detach().copy_(at::eye(3) * 2);
     const Tensor part = unit.own_part().clone();

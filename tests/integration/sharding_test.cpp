@@ -95,7 +95,7 @@ TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
     train_in(place, kind, moved, {4, "full"}, {config, "--set", "trainer.num_steps=4"});
     int64_t steps = 4;
     for (const Layout& layout :
-         {Layout{1, "none"}, Layout{4, "hybrid", 2}, Layout{2, "optimizer"}, Layout{2, "full"}}) {
+         {Layout{4, "hybrid", 2}, Layout{1, "none"}, Layout{2, "optimizer"}, Layout{2, "full"}}) {
       steps += 4;
       train_in(place, kind, moved, layout, {"--resume", "--set", str("trainer.num_steps=", steps)});
     }
@@ -183,7 +183,7 @@ TEST(Sharding, ARunStartsFromAnothersWeights) {
   const std::vector<std::string> arguments{config, "--set", "trainer.init_from=" + place.at("first"), "--set",
                                            "trainer.seed=5"};
   train_in(place, "prior", "alone", {1, "none"}, arguments);
-  for (const Layout& layout : {Layout{2, "full"}, Layout{2, "optimizer"}}) {
+  for (const Layout& layout : {Layout{2, "full"}, Layout{2, "optimizer"}, Layout{2, "hybrid", 2}}) {
     train_in(place, "prior", layout.name(), layout, arguments);
     expect_same_losses(place / layout.name(), place / "alone", 1e-5);
   }

@@ -47,6 +47,7 @@ TEST_F(Bf16Product, IsTheMatrixProduct) {
     EXPECT_LT(error(product_nt(a, b, at::kBFloat16, bias), exact + bias), 4e-3) << name();
     EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kFloat), exact), 2e-6) << name();
     EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kBFloat16), exact), 4e-3) << name();
+    EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kFloat, bias), exact + bias), 2e-6) << name();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "dalle/core/tensor_memory.h"
+#include "dalle/layers/bf16_product.h"
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -24,11 +25,13 @@ double error(const Tensor& actual, const Tensor& expected) {
 
 // x [2, rows, in] and a gradient that fit bf16.
 Results run(int64_t rows, int64_t in, int64_t out_size, at::ScalarType x_type, at::ScalarType out_type, bool by_aten,
-            bool has_bias = true, std::optional<Activation> of_input = {}) {
+            bool has_bias = true, std::optional<Activation> of_input = {}, bool is_transposed = false) {
   const auto master = x_type == at::kDouble ? at::kDouble : at::kFloat;
   const auto rounded = [](const Tensor& t) { return t.to(at::kBFloat16); };
   const Tensor x = rounded(random_tensor(1, {2, rows, in})).to(x_type).requires_grad_();
-  const Tensor w = rounded(random_tensor(2, {out_size, in})).to(master).requires_grad_();
+  Tensor w = rounded(random_tensor(2, {out_size, in})).to(master);
+  if (is_transposed) w = w.t().contiguous().t();
+  w.requires_grad_();
   const Tensor b = has_bias ? random_tensor(3, {out_size}).to(master).requires_grad_() : Tensor();
   const Tensor activated = of_input == Activation::kGelu ? at::gelu(x) : of_input ? x * at::sigmoid(1.702 * x) : x;
   const Tensor out = by_aten ? at::linear(activated, w, has_bias ? std::optional<Tensor>(b) : std::nullopt)
@@ -66,6 +69,25 @@ TEST(LinearFunction, Bf16OperandsAreSummedInF32) {
     EXPECT_LT(error(actual.x, exact.x), 1e-2) << rows << " " << in;
     EXPECT_LT(error(actual.w, exact.w), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
     EXPECT_LT(error(actual.b, exact.b), has_gradient_tiles ? 1e-5 : 1e-2) << rows << " " << in;
+  }
+}
+
+TEST(LinearFunction, TakesAWeightThatLiesTransposed) {
+  for (const auto& [rows, in, out] : kSizes) {
+    for (const auto& [type, bound] : {std::pair{at::kDouble, 1e-14}, {at::kFloat, 1e-6}, {at::kBFloat16, 1e-2}}) {
+      const auto of = [&, type = type, rows = rows, in = in, out = out](bool is_transposed) {
+        return run(rows, in, out, type, type, /*by_aten=*/false, true, {}, is_transposed);
+      };
+      const Results actual = of(true), expected = of(false);
+      EXPECT_LT(error(actual.out, expected.out), bound);
+      EXPECT_LT(error(actual.x, expected.x), bound);
+      EXPECT_LT(error(actual.w, expected.w), bound);
+      EXPECT_LT(error(actual.b, expected.b), bound);
+      const bool has_tiles = type == at::kBFloat16 && in % 32 == 0 && out % 32 == 0;
+      if (!has_tiles || !has_bf16_products()) continue;
+      EXPECT_TRUE(testing::bitwise_equal(actual.out, expected.out)) << "the same kernel with the same packed matrix";
+      EXPECT_TRUE(testing::bitwise_equal(actual.x, expected.x));
+    }
   }
 }
 

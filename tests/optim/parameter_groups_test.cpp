@@ -51,5 +51,17 @@ TEST(ParameterGroups, MatricesOfResblocksAreNeitherGainsNorEmbeddingsNorUnembedd
   EXPECT_FALSE(is_matrix("decoder.blocks.input.w", {128, 8192, 1, 1}));
 }
 
+TEST(ShardAxis, IsThatOfTheOutputsButForTheSecondMlpMatrix) {
+  const auto axis = [](const char* name) { return shard_axis({name, nullptr}); };
+  EXPECT_EQ(axis("transformer.resblocks.3.attn.in_proj_weight").num_stacked, 3);
+  EXPECT_FALSE(axis("transformer.resblocks.3.attn.in_proj_weight").by_inputs);
+  for (const char* name : {"transformer.resblocks.3.attn.out_proj.weight", "transformer.resblocks.3.mlp.c_fc.weight"}) {
+    EXPECT_EQ(axis(name).num_stacked, 1) << name;
+    EXPECT_FALSE(axis(name).by_inputs) << name;
+  }
+  EXPECT_EQ(axis("resblocks.0.mlp.c_proj.weight").num_stacked, 1);
+  EXPECT_TRUE(axis("resblocks.0.mlp.c_proj.weight").by_inputs);
+}
+
 }  // namespace
 }  // namespace dalle::optim

@@ -54,12 +54,12 @@ TEST(CheckpointWriter, ItsEndWaitsForWhatIsUnderWay) {
 TEST(CopiedToHost, TrainingDoesNotChangeTheCopies) {
   const Tensor weight = at::ones({3}), flat = at::ones({4});
   const auto tensors = copied_to_host(std::vector<storage::NamedTensor>{{"w", weight}});
-  const auto pieces = copied_to_host(std::vector<storage::TensorPiece>{{"w", {8}, 2, false, flat}});
+  const auto pieces = copied_to_host(std::vector<storage::TensorPiece>{{"w", {8}, {{2, 6}}, {}, flat}});
   weight.fill_(5);
   flat.fill_(5);
   EXPECT_TRUE(at::equal(tensors[0].tensor, at::ones({3})));
   EXPECT_TRUE(at::equal(pieces[0].values, at::ones({4})));
-  EXPECT_EQ(pieces[0].begin, 2);
+  EXPECT_EQ(pieces[0].ranges, (std::vector<NumberRange>{{2, 6}}));
 }
 
 }  // namespace

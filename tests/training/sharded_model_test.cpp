@@ -10,6 +10,7 @@
 #include "dalle/models/dvae.h"
 #include "dalle/models/prior.h"
 #include "dalle/optim/adamw.h"
+#include "dalle/optim/parameter_groups.h"
 #include "dalle/training/plan.h"
 #include "support/runners.h"
 #include "support/thread_ranks.h"
@@ -144,8 +145,7 @@ TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
         const auto places = sharded.as_pieces(own);
         for (size_t i = 0; i < sharded.pieces().size(); ++i) {
           const auto& [name, parameter] = sharded.pieces()[i];
-          const Tensor expected =
-              wanted.at(name).flatten().slice(0, places[i].begin, places[i].begin + parameter->tensor.numel());
+          const Tensor expected = storage::numbers_of(wanted.at(name), places[i].ranges, places[i].order);
           ASSERT_EQ(places[i].name, name);
           EXPECT_TRUE(at::allclose(parameter->tensor.grad(), expected, 1e-10, 1e-14)) << name;
           compared += expected.numel();
@@ -162,8 +162,40 @@ TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
   }
 }
 
+/// Of a matrix that the ranks of a hybrid group divide each has the paper's shard (2.5, E.1).
+TEST(ShardedModel, ARanksShareOfAMatrixIsThePapersShard) {
+  run_thread_ranks(4, [](ThreadRank& rank) {
+    models::Prior whole(tiny_config());
+    whole.materialize(at::kCPU);
+    whole.initialize(3);
+    models::Prior prior(tiny_config());
+    const ShardedModel sharded(prior, at::kCPU, 3, Sharding::kHybrid, 2, rank);
+    std::map<std::string, Tensor> shards;
+    for (const auto& [name, parameter] : whole.named_parameters()) {
+      const Tensor& matrix = parameter->tensor;
+      const auto part = static_cast<size_t>(sharded.part());
+      if (!optim::is_resblock_matrix({name, parameter})) continue;
+      if (name.ends_with("in_proj_weight")) {
+        const auto qkv = matrix.chunk(3);
+        shards[name] = at::cat({qkv[0].chunk(2)[part], qkv[1].chunk(2)[part], qkv[2].chunk(2)[part]});
+      } else if (name.ends_with("mlp.c_proj.weight")) {
+        shards[name] = matrix.chunk(2, 1)[part].t();
+      } else {
+        shards[name] = matrix.chunk(2)[part];
+      }
+    }
+    size_t compared = 0;
+    for (const auto& [name, parameter] : sharded.pieces()) {
+      if (!shards.contains(name)) continue;
+      EXPECT_TRUE(at::equal(parameter->tensor, shards.at(name).flatten())) << name;
+      ++compared;
+    }
+    EXPECT_EQ(compared, 3u * 4) << "one piece of each matrix";
+  });
+}
+
 TEST(ShardedModel, ValidationSeesWholeAveragesAndTrainingGoesOn) {
-  for (const Sharding sharding : {Sharding::kFull, Sharding::kOptimizer}) {
+  for (const Sharding sharding : {Sharding::kFull, Sharding::kHybrid, Sharding::kOptimizer}) {
     run_thread_ranks(2, [sharding](ThreadRank& rank) {
       models::Prior whole(tiny_config());
       whole.materialize(at::kCPU);

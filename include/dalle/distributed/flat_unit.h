@@ -6,30 +6,59 @@
 #include <cstdint>
 #include <vector>
 
+#include "dalle/core/number_range.h"
 #include "dalle/distributed/communicator.h"
 
 namespace dalle::distributed {
 
 /// A tensor without holes in memory.
 struct FlatShape {
-  std::vector<int64_t> sizes, strides;
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> order;  // of dimensions in memory, the slowest first; none: that of sizes
+  /// So many equal stretches of its memory are shared out among the ranks each for itself; 0: it is shared out
+  /// together with the others that have 0, wherever the borders of parts then lie.
+  int64_t num_segments = 0;
+
   int64_t numel() const;
+  std::vector<int64_t> strides() const;
 };
 
-/// Numbers [begin, end) of a tensor, in the order of its memory, that lie at `offset` of a rank's part.
+/// Numbers of a tensor, in the order of its memory, that lie one after the other from `offset` of a rank's part on.
 struct FlatSlice {
   size_t tensor = 0;
-  int64_t begin = 0, end = 0, offset = 0;
+  std::vector<NumberRange> ranges;
+  int64_t offset = 0;
+
+  int64_t size() const { return total_size(ranges); }
 };
 
-/// How tensors lie in a flat buffer that some ranks share out.
-struct FlatLayout {
+/// Neighbouring numbers of the whole of which each rank has an equal share: [begin, begin + share * ranks).
+struct FlatSegment {
+  int64_t begin = 0, offset = 0, share = 0;  // offset: of the share in a rank's part
+};
+
+/// How tensors lie in a flat buffer that some ranks share out: first those with segments of their own.
+class FlatLayout {
+ public:
+  /// Throws c10::ValueError where the parts do not divide a tensor's segments.
   FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts);
-  /// What is in a part: padding belongs to no tensor.
+  /// What is in a part, at most one for each tensor, in their order: padding belongs to no tensor.
   std::vector<FlatSlice> slices(int64_t part) const;
 
-  std::vector<int64_t> offsets, numels;  // of the tensors
-  int64_t part_size = 0;
+  const std::vector<FlatSegment>& segments() const { return segments_; }
+  int64_t tensor_offset(size_t tensor) const { return places_[tensor].offset; }
+  int64_t part_size() const { return part_size_; }
+  int64_t whole_size() const { return whole_size_; }
+
+ private:
+  struct Place {
+    int64_t offset = 0, numel = 0;
+    int64_t num_segments = 0, first_segment = 0;
+  };
+  int64_t num_parts_;
+  std::vector<Place> places_;  // of the tensors
+  std::vector<FlatSegment> segments_;
+  int64_t part_size_ = 0, whole_size_ = 0;
 };
 
 class FlatUnit {
@@ -43,8 +72,8 @@ class FlatUnit {
   Tensor view(size_t tensor) const;
   /// What this rank keeps: padding belongs to no tensor.
   const std::vector<FlatSlice>& slices() const { return slices_; }
-  int64_t part_size() const { return layout_.part_size; }
-  /// This rank's part of the whole: memory of it, gone with release().
+  int64_t part_size() const { return layout_.part_size(); }
+  /// This rank's part of the whole: memory of it, gone with release(), where no tensor has segments of its own; else a copy.
   Tensor own_part() const;
 
   bool is_whole() const { return has_memory_ && !is_gathering_; }
@@ -65,13 +94,16 @@ class FlatUnit {
 
  private:
   void allocate();
+  void start_all_gathers(const Tensor& part);
+  void finish_all_gathers();
+  Tensor segment_of_whole(const Tensor& whole, const FlatSegment& segment) const;
 
   std::vector<FlatShape> shapes_;
   FlatLayout layout_;
   std::vector<FlatSlice> slices_;
   Communicator& group_;
   Tensor whole_, reduced_;
-  Pending gathering_, reducing_;
+  std::vector<Pending> gathering_, reducing_;  // one for each segment
   bool has_memory_ = true, is_gathering_ = false;
 };
 

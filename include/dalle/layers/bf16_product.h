@@ -26,8 +26,10 @@ Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_typ
 /// two of bf16, and three of the four products of these are computed. K a multiple of 32, N of 16.
 Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N = {});
 
-/// a b: [M, K] x [K, N] -> [M, N]. What its input's gradient is.
-Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type);
+/// a b (+ bias): [M, K] x [K, N] -> [M, N]. What its input's gradient is, or the layer itself with a weight that lies
+/// transposed in memory.
+Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type,
+                  const std::optional<Tensor>& bias_N = {});
 
 /// A right-hand side in the order of the kernels, for several products with it. Takes as much memory as the matrix.
 struct PackedMatrix {

@@ -27,6 +27,13 @@ std::vector<ParameterGroup> parameter_groups(const std::vector<layers::NamedPara
 /// compressed gradients (E.2: not those either).
 bool is_resblock_matrix(const layers::NamedParameter& parameter);
 
+/// How a matrix of a resblock is cut into shards (paper E.1, table 2).
+struct ShardAxis {
+  int64_t num_stacked = 1;  // matrices that lie one below the other: queries, keys and values are three, cut apart
+  bool by_inputs = false;   // shards are columns of [out, in], else rows of each of the stacked ones
+};
+ShardAxis shard_axis(const layers::NamedParameter& parameter);
+
 /// "weight decay 0.045: matrices and kernels, 26 tensors of 3,145,728 numbers; 0: gains, biases and embeddings, ..."
 std::string describe(const std::vector<ParameterGroup>& groups);
 

@@ -9,19 +9,27 @@
 #include <string>
 #include <vector>
 
+#include "dalle/core/number_range.h"
 #include "dalle/storage/manifest.h"
 #include "dalle/storage/named_tensor.h"
 
 namespace dalle::storage {
 
-/// Some neighbouring numbers of a tensor.
+/// The order of a tensor's numbers: its dimensions from the slowest to the fastest, none where that is the shape's own.
+/// {1, 0} is a transposed matrix, {0, 2, 3, 1} NHWC memory.
+using DimensionOrder = std::vector<int64_t>;
+
+/// Some of a tensor's numbers, in one or several stretches.
 struct TensorPiece {
-  std::string name;            // of the tensor
-  std::vector<int64_t> shape;  // of the tensor
-  int64_t begin = 0;           // where the piece begins among the tensor's numbers
-  bool channels_last = false;  // the numbers' order is that of NHWC memory, else that of the shape
-  Tensor values;               // [n], any device
+  std::string name;                 // of the tensor
+  std::vector<int64_t> shape;       // of the tensor
+  std::vector<NumberRange> ranges;  // which of the tensor's numbers, in the order below; none = all
+  DimensionOrder order;
+  Tensor values;  // [n], any device
 };
+
+/// The numbers of a whole tensor that a piece with these ranges and order has: [n].
+Tensor numbers_of(const Tensor& whole, const std::vector<NumberRange>& ranges, const DimensionOrder& order = {});
 
 /// "model-00002-of-00004.safetensors" of part 1 of 4
 std::string part_file_name(const std::string& kind, int64_t part, int64_t num_parts);
@@ -43,8 +51,9 @@ class TensorFiles {
 
   /// A whole tensor on the CPU, contiguous. Throws CheckpointError for an unknown name.
   Tensor read(const std::string& name) const;
-  /// Its numbers [begin, end), in the order of NHWC memory or of the shape: [end - begin].
-  Tensor read_range(const std::string& name, int64_t begin, int64_t end, bool channels_last = false) const;
+  /// numbers_of() it: only these are read where they were written in this order, else all.
+  Tensor read_ranges(const std::string& name, const std::vector<NumberRange>& ranges,
+                     const DimensionOrder& order = {}) const;
   /// All of them.
   std::vector<NamedTensor> read_all() const;
   /// Compares the files' checksums with the manifest's. Throws CheckpointError.
@@ -59,13 +68,15 @@ class TensorFiles {
   struct Entry {
     std::vector<int64_t> shape;
     at::ScalarType dtype = at::kFloat;
-    bool channels_last = false;
+    DimensionOrder order;
     std::vector<Chunk> chunks;  // by rising begin
   };
   void add_file(const ManifestEntry& file);
+  void add_piece(const std::string& name, const Entry& own, const std::vector<NumberRange>& ranges, Chunk chunk,
+                 const std::string& place);
   void check(const std::string& name, Entry& entry) const;
   const Entry& entry_of(const std::string& name) const;
-  Tensor read_stored(const Entry& entry, int64_t begin, int64_t end) const;
+  Tensor read_stored(const Entry& entry, const std::vector<NumberRange>& ranges) const;
 
   std::filesystem::path folder_;
   std::string kind_;

@@ -3,9 +3,9 @@
 // compressed apart (paper, table 2), a kernel as [out, in * height * width].
 //
 // The paper compresses each shard of a matrix for itself (E.1, E.2). Where ranks share a copy of the model (sharding
-// hybrid) a shard is the whole rows of a matrix within a rank's part of it; the ends of rows that lie on the border of a part
-// are summed exactly. Where they do not, `num_shards` cuts matrices as the paper does. A shard's rank is its part of the
-// matrix's.
+// hybrid) a rank's part of a matrix is such a shard; of a matrix that the ranks do not divide it is the whole rows within the
+// rank's part of the block, and the ends of rows that lie on the border of a part are summed exactly. Elsewhere
+// `num_shards` cuts matrices in the same way. A shard's rank is its part of the matrix's.
 //
 // A resblock's factors are made and sent as soon as the last backward pass of a step has completed its gradients, beside the
 // rest of the pass: P of a block is under way while the next block is in backward, then Q (paper E.2: steps 3 to 8 of later
@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "dalle/core/number_range.h"
 #include "dalle/distributed/gradient_watch.h"
 #include "dalle/distributed/powersgd.h"
 #include "dalle/layers/module.h"
@@ -46,14 +47,14 @@ struct CompressionConfig : distributed::PowerSgdConfig {
   void validate(const std::string& place) const;
 };
 
-/// A trained parameter's gradient as a rank has it: whole, in the parameter's shape, or some neighbouring numbers, flat.
+/// A trained parameter's gradient as a rank has it: whole, in the parameter's shape, or some of its numbers, flat.
 struct GradientPiece {
   layers::NamedParameter entry;
   std::vector<int64_t> shape;  // of the whole parameter
   bool is_flat = false;
-  int64_t begin = 0, end = 0;  // of a flat one: its numbers' places in the parameter's memory
-  bool channels_last = false;  // of a flat one: that memory is NHWC
-  int64_t block = -1;          // the index its resblock has for a BlockRunner; -1 outside of resblocks
+  std::vector<NumberRange> ranges;  // of a flat one: its numbers' places in the parameter's memory
+  storage::DimensionOrder order;    // of a flat one: that of this memory
+  int64_t block = -1;               // the index its resblock has for a BlockRunner; -1 outside of resblocks
 
   int64_t numel() const;
 };
@@ -144,13 +145,17 @@ class GradientCompression {
   /// Rows and columns of a parameter's gradient that are one matrix.
   struct Region {
     int64_t row = 0, num_rows = 0, col = 0, num_cols = 0;
+    int64_t begin = 0;           // of a flat piece: where its numbers begin in the piece
+    bool is_transposed = false;  // of a flat piece: they lie there column after column
+
+    int64_t area() const { return num_rows * num_cols; }
   };
   struct Piece : GradientPiece {
     std::vector<Region> regions;
-    size_t first_matrix = 0;                         // of the regions, among those of powersgd_
-    std::vector<std::pair<int64_t, int64_t>> exact;  // flat: numbers [begin, end) of the piece that are in no region
-    Tensor carried;                                  // flat, of the piece: to be added to the exact numbers once
-    bool is_present = true;                          // some rank has a gradient of it
+    size_t first_matrix = 0;         // of the regions, among those of powersgd_
+    std::vector<NumberRange> exact;  // flat: numbers of the piece that are in no region
+    Tensor carried;                  // flat, of the piece: to be added to the exact numbers once
+    bool is_present = true;          // some rank has a gradient of it
   };
   struct Block {
     int64_t index = -1;
@@ -165,6 +170,8 @@ class GradientCompression {
     std::vector<distributed::CompressedMatrix> matrices;
   };
   static Cut cut(const std::vector<GradientPiece>& pieces, const CompressionConfig& config);
+  static std::vector<Region> regions_of_whole(const GradientPiece& piece, int64_t num_shards);
+  static std::vector<Region> regions_of_flat(const GradientPiece& piece);
   static std::vector<std::pair<distributed::CompressedMatrix, Region>> regions_of(const GradientPiece& piece,
                                                                                   const CompressionConfig& config);
   GradientCompression(GradientShare share, Cut cut, const CompressionConfig& config, uint64_t seed);

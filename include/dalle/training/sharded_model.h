@@ -33,8 +33,8 @@ struct ShardedBytes {
 /// The unit of each parameter: the index its resblock has for a BlockRunner, or -1 outside of resblocks.
 std::vector<int64_t> block_indices(const std::vector<layers::NamedParameter>& parameters);
 
-/// The pieces of gradients that a rank has as the `part`-th of a group that shares one copy: those of leave_replicas(),
-/// but that entries are the whole parameters. These may be on the meta device.
+/// The pieces of gradients that a rank has as the `part`-th of a group that shares one copy (sharding hybrid): those of
+/// leave_replicas(), but that entries are the whole parameters. These may be on the meta device.
 std::vector<GradientPiece> pieces_of_part(const std::vector<layers::NamedParameter>& parameters, int64_t group_size,
                                           int64_t part);
 
