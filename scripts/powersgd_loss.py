@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What compressed gradients cost in loss: the demo's prior trained with and without PowerSGD, seed by seed.
 
-  scripts/powersgd_loss.py [--build build/release] [--demo demo] [--steps 1000] [--batch 8] [--seeds 0 1 2] [--rank 80]
-                           [--shards 8] [--device auto] [--threads 1] [--jobs 1] [--keep FOLDER] [--set KEY=VALUE...]
+  scripts/powersgd_loss.py [--build build/release] [--demo demo] [--steps 1000] [--batch 8] [--seeds 0 1 2] [--rank 34]
+                           [--shards 1] [--learning-rate 5e-4] [--device auto] [--threads 1] [--jobs 1] [--keep FOLDER]
+                           [--set KEY=VALUE...]
 
 Both trainings of a seed are the same but for trainer.gradient_compression, with all pictures of the demo's data. Compared
 are the mean training loss of the last tenth of the steps and the validation loss at the end. Exit code 1 where the mean
@@ -11,6 +12,7 @@ are saved. Needs the demo's tokenizer and dVAE (scripts/demo.sh).
 """
 import argparse
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -30,8 +32,9 @@ def main():
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rank", type=int, default=80, help="of a whole matrix, shared out among its shards")
-    parser.add_argument("--shards", type=int, default=8, help="parts of a matrix, as in the paper")
+    parser.add_argument("--rank", type=int, default=34, help="of a whole matrix, shared out among its shards")
+    parser.add_argument("--shards", type=int, default=1, help="parts of a matrix (paper: 8)")
+    parser.add_argument("--learning-rate", default="5e-4")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -50,7 +53,7 @@ def settings_of(options, seed, is_compressed):
                 "trainer.preview_interval_steps": 0,
                 "trainer.log_interval_steps": 1, "trainer.validation_interval_steps": options.steps,
                 "trainer.checkpoint_interval_steps": 0, "data.sources[0].max_samples": 0,
-                "learning_rate.steps": options.steps - 50}
+                "learning_rate.start": options.learning_rate, "learning_rate.steps": options.steps - 50}
     if is_compressed:
         settings |= {"trainer.gradient_compression.enabled": "true",
                      "trainer.gradient_compression.rank": options.rank,
@@ -69,6 +72,7 @@ def compare(runs, options, folder):
         seed, is_compressed = job
         place = folder / f"{'compressed' if is_compressed else 'plain'}-{seed}"
         if not (place / "done").exists():
+            shutil.rmtree(place, ignore_errors=True)  # one that was interrupted
             (folder / f"{place.name}.log").write_text(
                 runs.train(place, settings_of(options, seed, is_compressed), 1, options.threads, options.device))
             (place / "done").touch()
