@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
@@ -81,11 +80,18 @@ std::vector<fs::path> CandidateStore::journals() const {
 
 void CandidateStore::refresh() {
   for (const auto& path : journals()) {
-    std::istringstream lines(read_file(path));
-    for (std::string line; std::getline(lines, line);) {
+    const std::string text = read_file(path);
+    size_t& known = known_[path.filename().string()];  // bytes of lines that need not be read again
+    bool all_known = true;
+    for (size_t begin = known, end = 0; begin < text.size(); begin = end + 1) {
+      end = std::min(text.find('\n', begin), text.size());
       FinishedCandidate candidate;
-      if (!parse(line, candidate) || !fs::exists(directory_ / picture_name(candidate.number))) continue;
-      if (numbers_.insert(candidate.number).second) finished_.push_back(std::move(candidate));
+      const bool is_there =
+          parse(text.substr(begin, end - begin), candidate) &&
+          (numbers_.contains(candidate.number) || fs::exists(directory_ / picture_name(candidate.number)));
+      if (is_there && numbers_.insert(candidate.number).second) finished_.push_back(std::move(candidate));
+      all_known = all_known && is_there && end < text.size();
+      if (all_known) known = end + 1;
     }
   }
 }

@@ -238,6 +238,8 @@ class FusedDecoder : public Decoder {
       std::fill(score + text, score + own_at, -std::numeric_limits<float>::infinity());
       detail::block_scores(query(row), own_scores_[static_cast<size_t>(row * config_.num_heads + head)],
                            cache.of(cache.keys, row), seen, score + own_at);
+      // An odd head's last numbers have no partners: what stands there is multiplied by 0 and must be a number.
+      if (cache.begins_block && size % 2 != 0) std::fill_n(cache.own_block(cache.keys, row), cache.numbers, T{0});
       detail::put_key(numbers_of(row) + dim, size, cache.own_place, cache.own_block(cache.keys, row));
     }
     // Not above: scores that were written in pieces a moment ago are slow to read as a whole.

@@ -96,7 +96,11 @@ SampleFolder::SampleFolder(fs::path out, const RunDescription& run) : out_(std::
 SampleFolder SampleFolder::of_first_rank(fs::path out) {
   SampleFolder folder;
   folder.out_ = std::move(out);
-  return folder;
+  if (fs::exists(folder.out_ / kFile)) return folder;
+  throw FileError(Problem{.place = "--out " + folder.out_.string(),
+                          .expected = "the folder that the first rank has made",
+                          .got = "none",
+                          .hint = "ranks on several machines need a file system that all of them see"});
 }
 
 void SampleFolder::finish() {

@@ -21,7 +21,7 @@ class SampleFolder {
   /// that names what differs from the unfinished run, FileError where the folder cannot be written.
   SampleFolder(std::filesystem::path out, const RunDescription& run);
 
-  /// Of a folder that the first of several ranks has made.
+  /// Of a folder that the first of several ranks has made. Throws FileError where this rank does not see it.
   static SampleFolder of_first_rank(std::filesystem::path out);
 
   /// Whether an interrupted run left something.

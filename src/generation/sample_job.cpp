@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <optional>
+#include <sstream>
+#include <thread>
 
 #include "dalle/cli/command.h"
 #include "dalle/cli/status_line.h"
@@ -37,6 +40,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kDefaultKeep = 32;
+constexpr int kFilesSeconds = 30;       // that files of other ranks may take to be seen
 constexpr double kGalleryInterval = 5;  // seconds between two versions of index.html while a run is under way
 
 double now_seconds() {
@@ -79,12 +83,14 @@ class SampleJob {
     } catch (const Interrupted&) {
       is_stopped = true;
     }
-    status_->finish();
+    if (status_) status_->finish();
     is_stopped = meet(is_stopped);
     if (is_first()) {
       refresh();
-      if (!is_stopped) finish();
-      if (is_stopped) {
+      if (!is_stopped) {
+        await_files();
+        finish();
+      } else {
         show_gallery();
         log_info(str("stopped by a signal; ", num_finished(), " of ", num_wanted(), " candidates are in ",
                      folder_->path().string(), "; the same command goes on from there"));
@@ -115,20 +121,24 @@ class SampleJob {
     if (!folder_) folder_ = SampleFolder::of_first_rank(options_.out);
   }
 
-  /// What is missing of each caption is shared out: neighbouring numbers to each rank.
+  /// What is missing of each caption, as the first rank sees it, is shared out: neighbouring numbers to each rank, and what
+  /// does not divide to another one with each caption.
   void open_captions() {
-    const int64_t rank = ranks_.rank(), size = ranks_.world_size();
+    const int64_t size = ranks_.world_size();
     for (size_t i = 0; i < captions_.size(); ++i) {
       const std::string folder = folder_name(i);
-      Caption& caption =
-          opened_.emplace_back(captions_[i], folder, CandidateStore(*folder_ / folder, static_cast<int>(rank)));
-      const auto missing = caption.store.missing(options_.candidates);
-      const auto first = missing.begin();
-      const auto count = static_cast<int64_t>(missing.size());
-      caption.share.assign(first + count * rank / size, first + count * (rank + 1) / size);
-      num_own_ += static_cast<int64_t>(caption.share.size());
+      opened_.emplace_back(captions_[i], folder, CandidateStore(*folder_ / folder, ranks_.rank()));
     }
-    ranks_.barrier();  // nobody draws before all have seen what is missing
+    std::istringstream lists(distributed::on_first_rank(ranks_, [&] { return missing_numbers(); }));
+    for (size_t i = 0; i < opened_.size(); ++i) {
+      std::string line;
+      std::getline(lists, line);
+      std::istringstream numbers(line);
+      const std::vector<int64_t> missing{std::istream_iterator<int64_t>(numbers), {}};
+      const auto count = static_cast<int64_t>(missing.size()), place = (ranks_.rank() + static_cast<int64_t>(i)) % size;
+      opened_[i].share.assign(missing.begin() + count * place / size, missing.begin() + count * (place + 1) / size);
+      num_own_ += static_cast<int64_t>(opened_[i].share.size());
+    }
     const std::string ranks = size > 1 ? str(" on each of ", size, " ranks") : "";
     log_info(str(captions_.size(), captions_.size() == 1 ? " caption, " : " captions, ", options_.candidates,
                  " candidates each, ", batch_size_, " at a time", ranks, ", on ", describe_device(models_.device)));
@@ -137,9 +147,21 @@ class SampleJob {
           str("going on with an interrupted run: ", num_finished(), " of ", num_wanted(), " candidates are there"));
     }
     former_ = size > 1 ? 0 : num_finished();
-    status_.emplace(size > 1 ? str("sampling, this rank's share of ", size) : "sampling", "tokens",
-                    (former_ + num_own_) * slots_, former_ * slots_);
+    if (is_first()) {
+      status_.emplace(size > 1 ? str("sampling, this rank's share of ", size) : "sampling", "tokens",
+                      (former_ + num_own_) * slots_, former_ * slots_);
+    }
     ranks_.note("drawing", distributed::Pace::kOpenEnded);
+  }
+
+  /// A line for each caption.
+  std::string missing_numbers() const {
+    std::string lists;
+    for (const auto& caption : opened_) {
+      for (const int64_t number : caption.store.missing(options_.candidates)) lists += str(number, " ");
+      lists += "\n";
+    }
+    return lists;
   }
 
   /// Waits until every rank is done with its share, whatever time that takes. Whether any was stopped by a signal.
@@ -148,12 +170,34 @@ class SampleJob {
     Tensor sums = at::tensor({is_stopped ? 1.0 : 0.0, static_cast<double>(tokens_done_)}, at::kDouble);
     ranks_.all_reduce_sum(sums);
     tokens_of_all_ = sums[1].item<double>();
+    times_.sample = ranks_.all_gather(at::tensor({times_.sample}, at::kDouble)).max().item<double>();  // the longest
     return sums[0].item<double>() > 0;
   }
 
   void refresh() {
     if (ranks_.world_size() == 1) return;
-    for (auto& caption : opened_) caption.store.refresh();
+    for (auto& caption : opened_) {
+      if (!is_whole(caption)) caption.store.refresh();
+    }
+  }
+
+  bool is_whole(const Caption& caption) const {
+    return static_cast<int64_t>(caption.store.finished().size()) == options_.candidates;
+  }
+
+  /// What other machines wrote may take a moment to be seen.
+  void await_files() {
+    for (int seconds = 0; num_finished() < num_wanted() && seconds < kFilesSeconds; ++seconds) {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      refresh();
+    }
+    if (num_finished() == num_wanted()) return;
+    throw FileError(
+        Problem{.place = folder_->path().string(),
+                .expected = str(num_wanted(), " candidates of all ranks"),
+                .got = std::to_string(num_finished()),
+                .hint = "ranks on several machines need a file system that all of them see; the same command goes "
+                        "on from what is there"});
   }
 
   int64_t num_wanted() const { return static_cast<int64_t>(captions_.size()) * options_.candidates; }
@@ -165,12 +209,12 @@ class SampleJob {
 
   void draw(size_t index) {
     Caption& caption = opened_[index];
+    const auto encoded = models_.captions->encode(caption.text);
+    if (encoded.truncated && is_first() && !is_whole(caption)) {
+      log_warning(str("a caption is longer than ", models_.captions->length(),
+                      " tokens and was cut: ", shortened(caption.text)));
+    }
     if (!caption.share.empty()) {
-      const auto encoded = models_.captions->encode(caption.text);
-      if (encoded.truncated && is_first()) {
-        log_warning(str("a caption is longer than ", models_.captions->length(),
-                        " tokens and was cut: ", shortened(caption.text)));
-      }
       const CaptionPrompt prompt{caption.text, at::tensor(encoded.ids, at::kLong), prompt_};
       const Tensor features = options_.rerank == RerankBy::kClip
                                   ? caption_features(*models_.clip->model, *models_.clip_tokenizer, {caption.text})
@@ -184,8 +228,7 @@ class SampleJob {
 
   /// Of a caption whose candidates are all there.
   void write_sheet(Caption& caption) {
-    const bool is_whole = static_cast<int64_t>(caption.store.finished().size()) == options_.candidates;
-    if (!is_first() || !is_whole || caption.is_done) return;
+    if (!is_first() || !is_whole(caption) || caption.is_done) return;
     const double begin = now_seconds();
     const auto order = best_first(caption.store.finished());
     write_caption_sheet(*folder_ / (caption.folder + "/contact-sheet.png"), caption.text, caption.store, order, keep_,
@@ -261,6 +304,7 @@ class SampleJob {
 
   void show_progress(int64_t tokens) {
     tokens_done_ = tokens;
+    if (!status_) return;
     const double drawing = now_seconds() - started_ - times_.load;
     status_->update({.step = former_ * slots_ + tokens_done_,
                      .items_per_second = static_cast<double>(tokens_done_) / std::max(1e-9, drawing)});

@@ -90,6 +90,7 @@ std::vector<NumberRange> ranges_of(const Json& piece, int64_t numel, const std::
     if (!fits) refuse_pieces(place, "a begin >= 0", str(begin));
     ranges.push_back({begin, begin + numel});
   }
+  if (ranges.empty()) refuse_pieces(place, "a range at least", "none");
   int64_t missing = numel;
   for (const auto& [begin, end] : ranges) {
     const bool fits = begin >= 0 && begin <= end && end - begin <= missing;

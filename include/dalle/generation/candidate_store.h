@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -51,7 +52,8 @@ class CandidateStore {
 
   std::filesystem::path directory_, journal_;
   std::vector<FinishedCandidate> finished_;
-  std::set<int64_t> numbers_;  // of them
+  std::set<int64_t> numbers_;            // of them
+  std::map<std::string, size_t> known_;  // of each file of lines, bytes that were read
 };
 
 }  // namespace dalle::generation
