@@ -44,13 +44,13 @@ Tensor by_steps(const models::Prior& prior, const Tensor& images_BI, bool int8_w
   return by_steps(model, some_caption(), images_BI);
 }
 
-/// Sizes that are no multiple of a register anywhere, in the paper's order; heads of 24.
-std::unique_ptr<models::Prior> odd_prior(at::ScalarType dtype, double scale = 0.08) {
+/// Sizes that are no multiple of a register anywhere, in the paper's order; heads of 24 unless told otherwise.
+std::unique_ptr<models::Prior> odd_prior(at::ScalarType dtype, double scale = 0.08, int64_t dim = 120) {
   return random_prior({.text_context = 4,
                        .text_vocab_size = 9,
                        .grid_size = 7,
                        .image_vocab_size = 301,
-                       .dim = 120,
+                       .dim = dim,
                        .num_heads = 5,
                        .num_layers = 6,
                        .conv_kernel = 5},
@@ -131,6 +131,29 @@ TEST(FusedModel, Bf16IsNearF32) {
   EXPECT_LT(relative_error(by_steps(*prior, images), expected), 1e-2);
   EXPECT_LT(relative_error(by_steps(*prior, images), expected),
             relative_error(by_steps(operators, some_caption(), images), expected));
+}
+
+/// New memory that LibTorch gives out is full of NaN.
+class PoisonedMemory {
+ public:
+  PoisonedMemory() {
+    at::globalContext().setDeterministicFillUninitializedMemory(true);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  }
+  ~PoisonedMemory() { at::globalContext().setDeterministicAlgorithms(false, false); }
+};
+
+TEST(FusedModel, NothingIsReadThatWasNeverWritten) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t dim : {120, 35}) {  // heads of 24 and of 7, whose last number has no partner
+      const auto prior = odd_prior(dtype, 0.08, dim);
+      const Tensor images = random_images(*prior, 3), expected = by_steps(*prior, images);
+      const PoisonedMemory poisoned;
+      ASSERT_TRUE(at::empty({3}).isnan().all().item<bool>());
+      EXPECT_TRUE(bitwise_equal(by_steps(*prior, images), expected)) << dtype << " dim " << dim;
+      EXPECT_TRUE(expected.isfinite().all().item<bool>());
+    }
+  }
 }
 
 TEST(FusedModel, Int8IsWithinAFewPercentOfF32) {

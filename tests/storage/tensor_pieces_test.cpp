@@ -137,6 +137,7 @@ TEST(TensorPieces, MissingAndDisagreeingPiecesAreRefused) {
   for (const int64_t begin : {int64_t{-1}, int64_t{1} << 62}) {
     expect_refused({"matrix", {5, 7}, {{begin, begin + 11}}, {}, at::rand({11})});
   }
+  expect_refused({"nothing", {0, 7}, {}, {}, at::rand({0})});
   // Ranges of fewer or more numbers than there are, backwards, and orders that are none of two dimensions.
   for (const std::vector<NumberRange>& ranges :
        {std::vector<NumberRange>{{12, 22}}, {{12, 20}, {20, 24}}, {{23, 12}}}) {
