@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the step time that plan-run predicts for two ranks with that of a real run of two ranks over Gloo.
 
-  scripts/plan_check.py [--build build/release] [--batch 16] [--steps 60] [--rounds 3] [--keep FOLDER]
+  scripts/plan_check.py [--build build/release] [--demo demo] [--batch 16] [--steps 60] [--rounds 3] [--keep FOLDER]
 
 Needs the demo's tokenizer and dVAE (scripts/demo.sh). One rank is one thread. Runs of one rank tell how fast this machine
 computes, alone and with another such run beside it, since cores share caches and memory, of which the simulation knows
@@ -35,13 +35,14 @@ def predicted(options, folder, ranks, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
+    parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="folder with tokenizer/ and dvae/")
     parser.add_argument("--batch", type=int, default=16, help="samples of a rank")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="where runs are kept")
     options = parser.parse_args()
     options.build = options.build.resolve()
-    runs = PriorRuns(options.build)
+    runs = PriorRuns(options.build, options.demo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
