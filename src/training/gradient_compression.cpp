@@ -202,9 +202,16 @@ std::vector<Tensor> GradientCompression::exact_gradients() {
     const Tensor& scale = blocks_[block_of_piece_[index]].scale;
     for (size_t i = first; i < views.size() && scale.defined(); ++i) views[i].div_(scale);
     // What is carried of numbers that are compressed was given to the buffers.
-    if (piece.carried.defined()) gradient += std::exchange(piece.carried, Tensor()).view_as(gradient);
+    if (piece.carried.defined()) gradient += piece.carried.view_as(gradient);
   }
   return views;
+}
+
+/// Once an update has taken it. Looks at the device, but only while there is something that is carried.
+void GradientCompression::forget_carried(const Tensor& norm_squared) {
+  const bool carries = std::any_of(pieces_.begin(), pieces_.end(), [](const Piece& p) { return p.carried.defined(); });
+  if (!carries || !norm_squared.isfinite().item<bool>()) return;
+  for (Piece& piece : pieces_) piece.carried = Tensor();
 }
 
 Tensor GradientCompression::reduce() {
@@ -223,6 +230,7 @@ Tensor GradientCompression::reduce() {
       put(piece, piece.regions[i], powersgd_.decompress(piece.first_matrix + i), piece.entry.parameter->tensor.grad());
     }
   }
+  forget_carried(norm_squared);
   return norm_squared.sqrt().to(at::kFloat);
 }
 

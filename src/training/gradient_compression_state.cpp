@@ -25,13 +25,15 @@ std::vector<storage::TensorPiece> GradientCompression::state() const {
   for (const Piece& piece : pieces_) {
     // Of a piece all ranks of a group write their part, compressed or not, so that the parts are the whole.
     const bool is_written = piece.is_flat ? optim::is_resblock_matrix(piece.entry) : !piece.regions.empty();
-    if (!is_written) continue;
+    if (!is_written && !piece.carried.defined()) continue;
     const auto options = piece.entry.parameter->tensor.options().requires_grad(false);
     const Tensor values =
         at::zeros(piece.is_flat ? at::IntArrayRef(piece.numel()) : at::IntArrayRef(piece.shape), options);
     for (size_t i = 0; i < piece.regions.size(); ++i) {
       put(piece, piece.regions[i], sums[piece.first_matrix + i], values);
     }
+    // No update has taken it yet; each rank has the same share.
+    if (piece.carried.defined()) values.add_(piece.carried.view_as(values), share_.replicas->world_size());
     state.push_back({.name = std::string(kErrorPrefix) + piece.entry.name,
                      .shape = piece.shape,
                      .ranges = piece.ranges,

@@ -177,6 +177,38 @@ TEST(GradientCompression, StateContinuesWithAnotherNumberOfRanks) {
   });
 }
 
+/// What buffers hold of matrices that are now summed exactly goes into one update, and is saved until one was made.
+TEST(GradientCompression, WhatIsCarriedWaitsForAnUpdate) {
+  const std::string name = "transformer.resblocks.0.attn.out_proj.weight";
+  run_thread_ranks(2, [&](ThreadRank& ranks) {
+    Model model;
+    const CompressionConfig exact{{.rank = 16}};  // factors no smaller than the matrix
+    GradientCompression compression(whole_gradients(model.named_parameters(), ranks), exact, 5);
+    const Tensor left = random_tensor(3, {16, 16}).to(at::kDouble);
+    std::vector<storage::NamedTensor> given{{"powersgd." + name, left}};
+    compression.load_state(given);
+    const auto saved = [&] {
+      for (const auto& piece : compression.state()) {
+        if (piece.name == "powersgd." + name) return piece.values.view(piece.shape);
+      }
+      return at::zeros_like(left);
+    };
+    EXPECT_TRUE(close_to(saved(), left, 1e-12)) << "not lost by saving at once";
+    const auto sum_of = [&](int step) { return share(name, {16, 16}, 0, step) + share(name, {16, 16}, 1, step); };
+    const auto gradient = [&](int step, bool is_finite) {
+      set_shares(model, ranks.rank(), ranks.rank() + 1, step);
+      if (!is_finite && ranks.rank() == 1) model.embedding.tensor.mutable_grad()[0][0] = NAN;
+      EXPECT_EQ(compression.reduce().isfinite().item<bool>(), is_finite) << step;
+      return gradients_of(model).at(name);
+    };
+    gradient(0, false);
+    EXPECT_TRUE(close_to(saved(), left, 1e-12)) << "the update was skipped";
+    EXPECT_TRUE(close_to(gradient(1, true), sum_of(1) + left, 1e-12));
+    EXPECT_EQ(saved().abs().max().item<double>(), 0);
+    EXPECT_TRUE(close_to(gradient(2, true), sum_of(2), 1e-12)) << "once";
+  });
+}
+
 TEST(GradientCompression, SaysWhatItSends) {
   const auto alone = distributed::make_singleton();
   Model model;

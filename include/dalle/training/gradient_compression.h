@@ -186,6 +186,7 @@ class GradientCompression {
   static Tensor values_of(const Piece& piece, const Region& region, const Tensor& whole);
   static void put(const Piece& piece, const Region& region, const Tensor& values, const Tensor& whole);
   std::vector<Tensor> exact_gradients();
+  void forget_carried(const Tensor& norm_squared);
   void load_from(const std::function<Tensor(const Piece&)>& read);
 
   GradientShare share_;
