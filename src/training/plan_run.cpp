@@ -44,6 +44,17 @@ PriorTraining load_prior_config(const std::filesystem::path& file) {
   }
 }
 
+/// As the options say, or the config. A plan's hybrid groups are machines.
+Sharding sharding_of(const PlanRunOptions& options, const TrainerConfig& trainer, int64_t devices_per_machine) {
+  if (options.sharding) return *options.sharding;
+  const int64_t machine = std::min(options.devices, devices_per_machine), group = trainer.shard_group_size;
+  if (trainer.sharding == Sharding::kHybrid && group > 0 && std::min(options.devices, group) != machine) {
+    throw ConfigError(Problem{"trainer.shard_group_size", str(machine, ", the devices of a machine"), str(group),
+                              "plan-run plans hybrid groups that are whole machines; --sharding hybrid plans them so"});
+  }
+  return trainer.sharding;
+}
+
 Job job_of(const PlanRunOptions& options) {
   if (options.config.empty()) {
     throw ConfigError(Problem{"plan-run", "a config of train-prior", "none", "plan-run configs/paper/prior.yaml"});
@@ -54,7 +65,7 @@ Job job_of(const PlanRunOptions& options) {
   job.model = prior_with_sizes(job.config);
   job.device = load_device(options.device, options.config);
   job.layout = {.num_devices = options.devices,
-                .sharding = options.sharding,
+                .sharding = sharding_of(options, job.config.trainer, job.device.devices_per_machine),
                 .powersgd_rank = options.powersgd_rank,
                 .state_in_16_bits = options.state_in_16_bits,
                 .average_on_host = options.average_on_host,

@@ -120,6 +120,9 @@ TEST(Fp16Worker, DISABLED_TrainsOnTwoRanks) {
     config.trainer.sharding = sharding;
     config.trainer.shard_group_size = 1;  // of hybrid: two replicas
     config.trainer.micro_batch_size = 1;
+    // Some gradients are zero but for rounding (biases of keys): with the default of 1e-8 AdamW moves such weights by a whole
+    // learning rate, this way or that, and losses drift apart by 3e-5.
+    config.optimizer.eps = 1e-5;
     return config;
   };
   constexpr int64_t kSteps = 12;
@@ -131,9 +134,7 @@ TEST(Fp16Worker, DISABLED_TrainsOnTwoRanks) {
     train_on(*group, config_of(sharding, kSteps), root / (name + "-stopped"), true);
     if (!is_first) continue;
     const auto alone = train_values(root / "alone", "loss");
-    // Masters that differ by the order of sums, 1e-7, round to another fp16 weight where they lie at a border: 5e-4 of that
-    // weight, of a few among thousands. How many depends on the processor's products.
-    EXPECT_LT(largest_relative_difference(train_values(root / name, "loss"), alone), 1e-4) << name;
+    EXPECT_LT(largest_relative_difference(train_values(root / name, "loss"), alone), 1e-5) << name;
     const auto straight = latest(root / name), stopped = latest(root / (name + "-stopped"));
     EXPECT_EQ(straight.step, kSteps);
     expect_same_tensors(stopped.model, straight.model);

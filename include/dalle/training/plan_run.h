@@ -13,7 +13,7 @@ struct PlanRunOptions {
   std::filesystem::path config;
   int64_t devices = 1;
   std::string device = "h100";
-  Sharding sharding = Sharding::kNone;
+  std::optional<Sharding> sharding;
   std::optional<int64_t> powersgd_rank;
   Precision precision = Precision::kAuto;
   int64_t micro_batch_size = 0;
@@ -27,7 +27,7 @@ struct PlanRunOptions {
     field("device", self.device, "h100, a100, v100, cpu, or a file as those of configs/devices/");
     field("sharding", self.sharding,
           "what devices split: none; optimizer = moments and averages; full = weights and gradients too; hybrid = full "
-          "within a machine, replicas across machines (paper)");
+          "within a machine, replicas across machines (paper); null = as the config's trainer.sharding says");
     field("powersgd_rank", self.powersgd_rank,
           "PowerSGD between replicas with so many columns of a whole matrix; 0 = none, null = as the config's "
           "trainer.gradient_compression says (paper, 12 B: 896)",
