@@ -18,6 +18,12 @@ namespace dalle {
 
 namespace {
 
+/// LibTorch lets cuDNN round the operands of f32 convolutions to TF32's 10 bits; here f32 is f32.
+at::Device without_tf32(at::Device device) {
+  if (device.is_cuda()) at::globalContext().setAllowTF32CuDNN(false);
+  return device;
+}
+
 bool has_capability(const std::string& name) {
   const auto capabilities = at::cpu::get_cpu_capabilities();
   const auto found = capabilities.find(name);
@@ -29,7 +35,7 @@ bool has_capability(const std::string& name) {
 at::Device select_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   const bool has_cuda = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
-  if (name == "auto") return has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  if (name == "auto") return without_tf32(has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU));
   if (name == "cuda" || name.starts_with("cuda:")) {
     if (!at::hasCUDA()) {
       throw ConfigError(Problem{"--device " + name, "", "no CUDA device that this build can use",
@@ -46,7 +52,7 @@ at::Device select_device(const std::string& name) {
     if (index < 0 || (name != "cuda" && used != name.size() - 5) || static_cast<size_t>(index) >= count) {
       throw ConfigError(Problem{"--device", str("cuda:INDEX with an index below ", count), name, ""});
     }
-    return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+    return without_tf32(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index)));
   }
   throw ConfigError(Problem{"--device", "auto, cpu, cuda or cuda:INDEX", "'" + name + "'", ""});
 }

@@ -164,6 +164,9 @@ void C10dCommunicator::barrier() {
   c10d::BarrierOptions options;
   options.device = device_;
   accelerator_->barrier(options)->wait();
+  // NCCL's has ended on this device then, its last bytes may still be on their way to others: a process that ended now would
+  // break theirs.
+  if (device_.is_cuda()) host_->barrier()->wait();
 }
 
 std::unique_ptr<Communicator> C10dCommunicator::subgroup(const std::vector<int>& ranks) {

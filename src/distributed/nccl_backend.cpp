@@ -2,6 +2,10 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
+#include <chrono>
+#include <cstdlib>
+#include <string>
+
 #include "c10d_communicator.h"
 
 namespace dalle::distributed {
@@ -25,6 +29,10 @@ std::unique_ptr<Communicator> nccl_group(Launch launch, at::Device device, const
 }  // namespace
 
 std::unique_ptr<Communicator> make_nccl(const Launch& launch, const Store& store, at::Device device) {
+  // After a broken connection LibTorch's watchdog waits four times this long for others' reports and then aborts the process
+  // (15 s each by default): the heartbeat, which names the rank, has to come first.
+  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(launch.timeout).count() / 4;
+  ::setenv("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", std::to_string(milliseconds).c_str(), /*overwrite=*/0);
   return nccl_group(launch, device, store, launch.rank, launch.world_size);
 }
 

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <limits>
 
-#include "avx512_math.h"
+#include "dalle/core/avx512_math.h"
 #include "dalle/core/bf16.h"
 
 namespace dalle::generation::detail {
@@ -195,7 +195,7 @@ DALLE_AVX512 float avx512_weights(const float* scores, int64_t count, float* wei
   const __m512 shift = maximum_of(scores, count);
   __m512 sum = _mm512_setzero_ps();
   for (int64_t i = 0; i < count; i += 16) {
-    const __m512 weight = exp_of(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
+    const __m512 weight = avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
     sum = _mm512_add_ps(sum, weight);
     _mm512_storeu_ps(weights + i, weight);
   }
@@ -206,7 +206,7 @@ DALLE_AVX512_BF16 float avx512_weights(const float* scores, int64_t count, uint1
   const __m512 shift = maximum_of(scores, count);
   __m512 sum = _mm512_setzero_ps();
   for (int64_t i = 0; i < count; i += 16) {
-    const __m512 weight = exp_of(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
+    const __m512 weight = avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
     sum = _mm512_add_ps(sum, weight);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(weight)));
   }

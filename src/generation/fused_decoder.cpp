@@ -113,7 +113,7 @@ class FusedDecoder : public Decoder {
     }
     parts_.ln_final.apply(rows.x, end - begin, rows.h);
     const int64_t vocab = config_.image_vocab_size;
-    layers::multiply(rows.h, config_.dim, end - begin, parts_.head.weight, parts_.head.bias.const_data_ptr<float>(),
+    layers::multiply(rows.h, config_.dim, end - begin, parts_.head.weight, parts_.head.biases,
                      logits_CBV_.mutable_data_ptr<float>() + begin * vocab, vocab, scratch);
   }
 

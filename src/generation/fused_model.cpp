@@ -43,16 +43,17 @@ std::vector<bool> begins_block_of(const CacheLayout& layout, int64_t slots) {
 FusedNorm::FusedNorm(const layers::LayerNorm& norm)
     : weight(norm.weight.tensor.contiguous()),
       bias(norm.bias.tensor.contiguous()),
+      weights(weight.const_data_ptr<float>()),
+      biases(bias.const_data_ptr<float>()),
       size(norm.dim),
       eps(static_cast<float>(norm.eps)) {}
 
 void FusedNorm::apply(const float* x, int64_t rows, float* out) const {
-  const float *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
-  for (int64_t r = 0; r < rows; ++r) detail::layer_norm(x + r * size, size, w, b, eps, out + r * size);
+  for (int64_t r = 0; r < rows; ++r) detail::layer_norm(x + r * size, size, weights, biases, eps, out + r * size);
 }
 
 FusedLinear::FusedLinear(const Tensor& weight_ON, const Tensor& bias_O, WeightFormat format, layers::WeightArena& arena)
-    : weight(weight_ON, format, &arena), bias(bias_O.contiguous()) {}
+    : weight(weight_ON, format, &arena), bias(bias_O.contiguous()), biases(bias.const_data_ptr<float>()) {}
 
 FusedLayer::FusedLayer(const layers::TransformerBlock& block, WeightFormat format, layers::WeightArena& arena)
     : ln_1(block.ln_1),
@@ -122,7 +123,7 @@ void FusedModel::Parts::run_layer(const FusedLayer& layer, const RowBuffers& row
                                   bool only_attends) const {
   const int64_t dim = rows.dim, hidden = rows.hidden;
   const auto product = [&](const float* x, int64_t depth, const FusedLinear& linear, float* out, int64_t columns) {
-    layers::multiply(x, depth, count, linear.weight, linear.bias.const_data_ptr<float>(), out, columns, scratch);
+    layers::multiply(x, depth, count, linear.weight, linear.biases, out, columns, scratch);
   };
   const auto add = [&](const std::optional<FusedNorm>& post) {
     if (post) post->apply(rows.h, count, rows.h);

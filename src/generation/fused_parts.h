@@ -16,6 +16,7 @@ struct FusedNorm {
   explicit FusedNorm(const layers::LayerNorm& norm);
   void apply(const float* x, int64_t rows, float* out) const;  // rows of `size` numbers; out may be x
   Tensor weight, bias;
+  const float *weights, *biases;  // their numbers: asked for with every step, which tensors take their time for
   int64_t size;
   float eps;
 };
@@ -25,6 +26,7 @@ struct FusedLinear {
   int64_t bytes() const { return weight.bytes() + bias.numel() * 4; }
   layers::PackedWeights weight;
   Tensor bias;
+  const float* biases;  // its numbers
 };
 
 struct FusedLayer {

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "avx512_math.h"
+#include "dalle/core/avx512_math.h"
 
 namespace dalle::generation::detail {
 namespace {
@@ -61,12 +61,12 @@ DALLE_AVX512 float avx512_sum_of_exponentials(const float* x, int64_t size, floa
   __m512 first = _mm512_setzero_ps(), second = first;
   int64_t i = 0;
   for (; i + 32 <= size; i += 32) {
-    first = _mm512_add_ps(first, exp_of(_mm512_sub_ps(_mm512_loadu_ps(x + i), shifts)));
-    second = _mm512_add_ps(second, exp_of(_mm512_sub_ps(_mm512_loadu_ps(x + i + 16), shifts)));
+    first = _mm512_add_ps(first, avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(x + i), shifts)));
+    second = _mm512_add_ps(second, avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(x + i + 16), shifts)));
   }
   for (; i < size; i += 16) {
     const __m512 rest = _mm512_mask_loadu_ps(nothing, first_lanes(size - i), x + i);
-    first = _mm512_add_ps(first, exp_of(_mm512_sub_ps(rest, shifts)));
+    first = _mm512_add_ps(first, avx512_exp(_mm512_sub_ps(rest, shifts)));
   }
   return _mm512_reduce_add_ps(_mm512_add_ps(first, second));
 }

@@ -23,16 +23,19 @@ struct Sums {
 
 /// sums[r, c] = the product of `rows` (1 .. tile_rows) rows with a stretch of a panel of `width` (16, 32, 48 or 64) columns.
 /// steps: of one number (f32), a pair (bf16) or four (int8) neighbours along the depth; of pairs and fours a multiple of 16.
+/// step_columns: the columns whose numbers of a step lie together, the panel's or those of two panels.
 /// x_stride in elements of x.
 template <class Row, class Weight>
 using TileKernel = void (*)(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width,
-                            int64_t steps, const Sums& sums);
+                            int64_t step_columns, int64_t steps, const Sums& sums);
 
 /// The same for one row and two panels of 64 columns, sums 0 .. 127: one panel's sums alone would wait for each other. Every
-/// number is bitwise that of TileKernel.
+/// number is bitwise that of TileKernel. In int8 the two lie together, step by step: one stream of reads is faster than two, but
+/// other formats' many rows, which read a panel over and over, lose more than a single one gains. `jump`: bytes between where a panel's stretch ends and where the weights lie that
+/// are read after it, which are asked for ahead.
 template <class Row, class Weight>
 using PairKernel = void (*)(const Row* x, int64_t x_stride, const Weight* first, const Weight* second, int64_t steps,
-                            const Sums& sums);
+                            int64_t jump, const Sums& sums);
 
 template <class Row, class Weight>
 struct Kernels {

@@ -71,12 +71,12 @@ DALLE_AMX void store_block(const Block& block, int64_t rows, const Sums& sums, i
 
 // Up to 16 rows by up to 64 columns: every weight is read once, in order.
 DALLE_AMX void one_block_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel, int64_t width,
-                              int64_t steps, const Sums& sums) {
+                              int64_t step_columns, int64_t steps, const Sums& sums) {
   const Tiles tiles(rows, 0);
   zero_sums();
-  const int64_t x_bytes = x_stride * 2, step_bytes = width * 4, blocks = width / kTile;
+  const int64_t x_bytes = x_stride * 2, step_bytes = step_columns * 4, blocks = width / kTile;
   for (int64_t k = 0; k < steps; k += kTile) {
-    const uint16_t* weights = panel + k * width * 2;
+    const uint16_t* weights = panel + k * step_columns * 2;
     const char* ahead = reinterpret_cast<const char*>(weights) + kAhead;
     const auto ask_for_a_tile = [&] {
       for (int64_t line = 0; rows <= kFewRows && line < kTile; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T0);
@@ -105,15 +105,15 @@ DALLE_AMX void one_block_bf16(const uint16_t* x, int64_t x_stride, int64_t rows,
 
 // 17 to 32 rows, 32 columns at a time: each tile that is loaded meets two others.
 DALLE_AMX void two_blocks_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel, int64_t width,
-                               int64_t steps, const Sums& sums) {
-  const int64_t second_rows = rows - kTile, x_bytes = x_stride * 2, step_bytes = width * 4;
+                               int64_t step_columns, int64_t steps, const Sums& sums) {
+  const int64_t second_rows = rows - kTile, x_bytes = x_stride * 2, step_bytes = step_columns * 4;
   const uint16_t* x_second = x + kTile * x_stride;
   const Tiles tiles(kTile, second_rows);
   for (int64_t v = 0; v < width / kTile; v += 2) {
     const bool is_pair = (v + 1) * kTile < width;
     zero_sums();
     for (int64_t k = 0; k < steps; k += kTile) {
-      const uint16_t* weights = panel + (k * width + v * kTile) * 2;
+      const uint16_t* weights = panel + (k * step_columns + v * kTile) * 2;
       _tile_loadd(4, x + 2 * k, x_bytes);
       _tile_loadd(5, x_second + 2 * k, x_bytes);
       _tile_loadd(6, weights, step_bytes);
@@ -134,9 +134,9 @@ DALLE_AMX void two_blocks_bf16(const uint16_t* x, int64_t x_stride, int64_t rows
 }
 
 DALLE_AMX void tile_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel, int64_t width,
-                         int64_t steps, const Sums& sums) {
+                         int64_t step_columns, int64_t steps, const Sums& sums) {
   const auto run = rows <= kTile ? one_block_bf16 : two_blocks_bf16;
-  run(x, x_stride, rows, panel, width, steps, sums);
+  run(x, x_stride, rows, panel, width, step_columns, steps, sums);
 }
 
 DALLE_AMX void store_joined(const Block& high, const Block& low, const int8_t* heads, int64_t rows, const Sums& sums,
@@ -150,9 +150,9 @@ DALLE_AMX void store_joined(const Block& high, const Block& low, const int8_t* h
 
 // Up to 16 rows, 32 columns at a time: high bytes in tile 4, low ones in 5.
 DALLE_AMX void tile_int8(const uint8_t* x, int64_t x_stride, int64_t rows, const int8_t* panel, int64_t width,
-                         int64_t steps, const Sums& sums) {
+                         int64_t step_columns, int64_t steps, const Sums& sums) {
   const Tiles tiles(rows, rows);
-  const int64_t step_bytes = width * 4;
+  const int64_t step_bytes = step_columns * 4;
   for (int64_t v = 0; v < width / kTile; v += 2) {
     const bool is_pair = (v + 1) * kTile < width;
     zero_sums();

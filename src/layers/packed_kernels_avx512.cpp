@@ -10,37 +10,45 @@ namespace dalle::layers::detail {
 namespace {
 
 // Bytes ahead of the read that one row, which only waits for memory, asks for.
-constexpr int64_t kAhead = 8192;
+constexpr int64_t kAhead = 4096;
 
-void ask_for(const void* weights) { _mm_prefetch(static_cast<const char*>(weights) + kAhead, _MM_HINT_T0); }
+void ask_for(const void* weights, int64_t ahead) {
+  _mm_prefetch(static_cast<const char*>(weights) + ahead, _MM_HINT_T0);
+}
 
 // One panel, or two for a single row, whose registers are the first 4 and the last 4 of 8.
-template <int M, int V, class Weight>
+template <int V, class Weight, bool kTogether = false>
 struct Panels {
+  static constexpr int64_t kStep = 64 / sizeof(Weight);  // numbers of one register
   const Weight* first;
   const Weight* second;  // read only where V is 8
-  int64_t step;          // numbers of one register
+  int64_t step_columns;  // see TileKernel; of two panels the kernel knows it
 
-  const Weight* at(int v) const { return v < 4 ? first + v * step : second + (v - 4) * step; }
+  const Weight* at(int v) const { return v < 4 ? first + v * kStep : second + (v - 4) * kStep; }
   void advance() {
-    first += (V < 4 ? V : 4) * step;
-    if (V > 4) second += 4 * step;
+    const int64_t step = (V < 8 ? step_columns / 16 : kTogether ? 8 : 4) * kStep;
+    first += step;
+    if (V > 4) second += step;
   }
 };
 
+// The step from which on what is asked for lies behind the jump: a step of a panel reads 256 bytes.
+int64_t last_before_jump(int64_t steps) { return steps - kAhead / 256; }
+
 template <int M, int V>
-DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first, const float* second, int64_t steps,
-                           const Sums& sums) {
+DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first, const float* second,
+                           int64_t step_columns, int64_t steps, int64_t jump, const Sums& sums) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
   }
-  Panels<M, V, float> panels{first, second, 16};
+  Panels<V, float> panels{first, second, step_columns};
   for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512 b[V];
+    const int64_t ahead = k < last_before_jump(steps) ? kAhead : kAhead + jump;
     for (int v = 0; v < V; ++v) {
       b[v] = _mm512_loadu_ps(panels.at(v));
-      if (M == 1) ask_for(panels.at(v));
+      if (M == 1) ask_for(panels.at(v), ahead);
     }
     for (int m = 0; m < M; ++m) {
       const __m512 a = _mm512_set1_ps(x[m * x_stride + k]);
@@ -60,17 +68,18 @@ int32_t word_at(const void* x) {
 
 template <int M, int V>
 DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint16_t* first, const uint16_t* second,
-                                 int64_t steps, const Sums& sums) {
+                                 int64_t step_columns, int64_t steps, int64_t jump, const Sums& sums) {
   __m512 acc[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) acc[m][v] = _mm512_setzero_ps();
   }
-  Panels<M, V, uint16_t> panels{first, second, 32};
+  Panels<V, uint16_t> panels{first, second, step_columns};
   for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512bh b[V];
+    const int64_t ahead = k < last_before_jump(steps) ? kAhead : kAhead + jump;
     for (int v = 0; v < V; ++v) {
       b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panels.at(v)));
-      if (M == 1) ask_for(panels.at(v));
+      if (M == 1) ask_for(panels.at(v), ahead);
     }
     for (int m = 0; m < M; ++m) {
       const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(word_at(x + m * x_stride + 2 * k)));
@@ -92,7 +101,7 @@ DALLE_AVX512_VNNI_PART Int32s add_products(Int32s sum, __m512i unsigned_bytes, _
 
 template <int M, int V>
 DALLE_AVX512_VNNI void tile_int8(const uint8_t* x, int64_t x_stride, const int8_t* first, const int8_t* second,
-                                 int64_t steps, const Sums& sums) {
+                                 int64_t step_columns, int64_t steps, int64_t jump, const Sums& sums) {
   Int32s high[M][V], low[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) {
@@ -100,13 +109,15 @@ DALLE_AVX512_VNNI void tile_int8(const uint8_t* x, int64_t x_stride, const int8_
       low[m][v] = Int32s{};
     }
   }
-  Panels<M, V, int8_t> panels{first, second, 64};
+  Panels<V, int8_t, /*kTogether=*/true> panels{first, second, step_columns};
   panels.advance();  // past what is taken off in the end
   for (int64_t k = 0; k < steps; ++k, panels.advance()) {
     __m512i b[V];
+    const int64_t ahead = k < last_before_jump(steps) ? kAhead : kAhead + jump;
     for (int v = 0; v < V; ++v) {
       b[v] = _mm512_loadu_si512(panels.at(v));
-      if (M == 1) ask_for(panels.at(v));
+      if (M == 1) ask_for(panels.at(v), ahead);
+      __asm__("" : "+v"(b[v]));  // loaded once: GCC would read it again for the low bytes
     }
     for (int m = 0; m < M; ++m) {
       const uint8_t* four = x + m * x_stride + 4 * k;
@@ -116,7 +127,7 @@ DALLE_AVX512_VNNI void tile_int8(const uint8_t* x, int64_t x_stride, const int8_
       for (int v = 0; v < V; ++v) low[m][v] = add_products(low[m][v], a_low, b[v]);
     }
   }
-  const Panels<M, V, int8_t> begin{first, second, 64};
+  const Panels<V, int8_t> begin{first, second, step_columns};
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) {
       store_sum(joined(reinterpret_cast<__m512i>(high[m][v]), reinterpret_cast<__m512i>(low[m][v]),
@@ -145,30 +156,32 @@ struct Int8Tile {
 
 // The tile for a number of rows and of registers a row; more rows than a tile has in two halves.
 template <template <int, int> class Tile, class Row, class Weight>
-void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width, int64_t steps,
-              const Sums& sums) {
+void dispatch(const Row* x, int64_t x_stride, int64_t rows, const Weight* panel, int64_t width, int64_t step_columns,
+              int64_t steps, const Sums& sums) {
   constexpr int64_t kRows = Tile<1, 1>::kRows;
   static_assert(2 * kRows >= Kernels<Row, Weight>{}.tile_rows);
-  using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, const Sums&);
+  using Function = void (*)(const Row*, int64_t, const Weight*, const Weight*, int64_t, int64_t, int64_t, const Sums&);
   static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
     return std::array<Function, sizeof...(I)>{Tile<I / 4 + 1, I % 4 + 1>::run...};
   }
   (std::make_integer_sequence<int, static_cast<int>(kRows) * 4>());
-  const auto run = [&](int64_t begin, int64_t count) {
-    Sums own = sums;
-    own.at += begin * own.stride;
-    if (own.row_scale != nullptr) own.row_scale += begin;
-    table[static_cast<size_t>((count - 1) * 4 + width / 16 - 1)](x + begin * x_stride, x_stride, panel, nullptr, steps,
-                                                                 own);
+  const auto run = [&](const Row* some, int64_t count, const Sums& to) {
+    table[static_cast<size_t>((count - 1) * 4 + width / 16 - 1)](some, x_stride, panel, nullptr, step_columns, steps,
+                                                                 /*jump=*/0, to);
   };
-  if (rows <= kRows) return run(0, rows);
-  run(0, rows / 2);
-  run(rows / 2, rows - rows / 2);
+  if (rows <= kRows) return run(x, rows, sums);
+  const int64_t half = rows / 2;
+  run(x, half, sums);
+  Sums rest = sums;
+  rest.at += half * rest.stride;
+  if (rest.row_scale != nullptr) rest.row_scale += half;
+  run(x + half * x_stride, rows - half, rest);
 }
 
 template <template <int, int> class Tile, class Row, class Weight>
-void pair(const Row* x, int64_t x_stride, const Weight* first, const Weight* second, int64_t steps, const Sums& sums) {
-  Tile<1, 8>::run(x, x_stride, first, second, steps, sums);
+void pair(const Row* x, int64_t x_stride, const Weight* first, const Weight* second, int64_t steps, int64_t jump,
+          const Sums& sums) {
+  Tile<1, 8>::run(x, x_stride, first, second, /*step_columns=*/0, steps, jump, sums);
 }
 
 template <template <int, int> class Tile, class Row, class Weight>

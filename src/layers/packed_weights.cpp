@@ -29,18 +29,20 @@ struct Shape {
   int64_t head;   // numbers of each column before a stretch's first
   int64_t tile;   // numbers of a column that kernels take at least
 
-  int64_t padded(int64_t depth) const { return (depth + tile - 1) / tile * tile; }
+  constexpr int64_t padded(int64_t depth) const { return (depth + tile - 1) / tile * tile; }
   /// Numbers of one column up to depth k, where a stretch begins.
-  int64_t stretch(int64_t k) const { return k + k / kDepthBlock * head; }
+  constexpr int64_t stretch(int64_t k) const { return k + k / kDepthBlock * head; }
   /// Of a whole column.
-  int64_t column(int64_t depth) const { return padded(depth) + (padded(depth) + kDepthBlock - 1) / kDepthBlock * head; }
+  constexpr int64_t column(int64_t depth) const {
+    return padded(depth) + (padded(depth) + kDepthBlock - 1) / kDepthBlock * head;
+  }
   /// Where in a panel of `width` columns number (column, k) lies.
   int64_t place(int64_t column, int64_t k, int64_t width) const {
     return (k / step * step + (k / kDepthBlock + 1) * head) * width + column * step + k % step;
   }
 };
 
-Shape shape_of(WeightFormat format) {
+constexpr Shape shape_of(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
       return {1, 4, 0, 1};
@@ -50,6 +52,13 @@ Shape shape_of(WeightFormat format) {
       return {4, 1, 4, 64};
   }
   return {};
+}
+
+/// The format whose numbers are of this type.
+template <class Weight>
+constexpr Shape shape_for() {
+  if constexpr (sizeof(Weight) == 4) return shape_of(WeightFormat::kF32);
+  return sizeof(Weight) == 2 ? shape_of(WeightFormat::kBf16) : shape_of(WeightFormat::kInt8);
 }
 
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -109,11 +118,11 @@ DALLE_INLINED void add_part(const float* part, int64_t width, const detail::Sums
 }
 
 DALLE_VECTORISED void portable_f32(const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t width,
-                                   int64_t steps, const detail::Sums& sums) {
+                                   int64_t step_columns, int64_t steps, const detail::Sums& sums) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     float part[kPanelColumns] = {};
     const float* w = panel;
-    for (int64_t k = 0; k < steps; ++k, w += width) {
+    for (int64_t k = 0; k < steps; ++k, w += step_columns) {
       for (int64_t c = 0; c < width; ++c) part[c] += x[k] * w[c];
     }
     add_part(part, width, sums, r);
@@ -121,11 +130,11 @@ DALLE_VECTORISED void portable_f32(const float* x, int64_t x_stride, int64_t row
 }
 
 DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* panel,
-                                    int64_t width, int64_t steps, const detail::Sums& sums) {
+                                    int64_t width, int64_t step_columns, int64_t steps, const detail::Sums& sums) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     float part[kPanelColumns] = {};
     const uint16_t* w = panel;
-    for (int64_t k = 0; k < steps; ++k, w += 2 * width) {
+    for (int64_t k = 0; k < steps; ++k, w += 2 * step_columns) {
       const float even = bf16_to_float(x[2 * k]), odd = bf16_to_float(x[2 * k + 1]);
       for (int64_t c = 0; c < width; ++c) {
         part[c] += odd * bf16_to_float(w[2 * c + 1]) + even * bf16_to_float(w[2 * c]);
@@ -136,12 +145,12 @@ DALLE_VECTORISED void portable_bf16(const uint16_t* x, int64_t x_stride, int64_t
 }
 
 DALLE_VECTORISED void portable_int8(const uint8_t* x, int64_t x_stride, int64_t rows, const int8_t* panel,
-                                    int64_t width, int64_t steps, const detail::Sums& sums) {
+                                    int64_t width, int64_t step_columns, int64_t steps, const detail::Sums& sums) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     int32_t exact[kPanelColumns] = {};
     float part[kPanelColumns];
-    const int8_t* w = panel + 4 * width;  // without what takes off 32768, which is never added here
-    for (int64_t k = 0; k < steps; ++k, w += 4 * width) {
+    const int8_t* w = panel + 4 * step_columns;  // without what takes off 32768, which is never added here
+    for (int64_t k = 0; k < steps; ++k, w += 4 * step_columns) {
       const uint8_t *high = x + 4 * k, *low = high + x_stride / 2;
       int32_t number[4];
       for (int i = 0; i < 4; ++i) number[i] = 256 * high[i] + low[i] - 32768;
@@ -164,6 +173,11 @@ const detail::ProductKernelSet& kernels_of(ProductKernels kernels) {
     return found;
   }();
   return kernels == ProductKernels::kPortable ? portable : fastest;
+}
+
+/// Whether panels lie together two by two (PairKernel).
+bool pairs_panels(WeightFormat format) {
+  return format == WeightFormat::kInt8 && kernels_of(ProductKernels::kFastest).int8.pair != nullptr;
 }
 
 }  // namespace
@@ -203,21 +217,16 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
   if (format == WeightFormat::kInt8) scale_.resize(static_cast<size_t>(columns));
   auto* packed = data_.mutable_data_ptr<uint8_t>();
   packed_ = packed;
-  const auto width_of = [&](int64_t panel) {
-    return std::min(kPanelColumns, round_up(columns - panel * kPanelColumns, 16));
-  };
-  const auto panel_of = [&](int64_t panel, auto* numbers) {
-    return numbers + panel * kPanelColumns * shape.column(depth);
-  };
+  num_paired_ = pairs_panels(format) ? columns / (2 * kPanelColumns) * 2 : 0;
   const auto put = [&](int64_t panel, int64_t column, auto* numbers, auto convert) {
-    const int64_t width = width_of(panel);
+    const int64_t width = step_columns(panel);
     const float* from = data + (panel * kPanelColumns + column) * column_stride;
-    numbers = panel_of(panel, numbers);
+    numbers += panel_begin(panel, shape.column(depth), shape.step);
     for (int64_t k = 0; k < depth; ++k) numbers[shape.place(column, k, width)] = convert(from[k * depth_stride]);
   };
   const auto put_heads = [&](int64_t panel, int64_t column, uint8_t* bytes) {  // of a column of int8
-    const int64_t width = width_of(panel);
-    bytes = panel_of(panel, bytes);
+    const int64_t width = step_columns(panel);
+    bytes += panel_begin(panel, shape.column(depth), shape.step);
     for (int64_t k = 0; k < depth; k += kDepthBlock) {
       int32_t sum = 0;
       for (int64_t i = k; i < std::min(depth, k + kDepthBlock); ++i) {
@@ -251,6 +260,16 @@ PackedWeights::PackedWeights(const float* data, int64_t columns, int64_t depth, 
   });
 }
 
+int64_t PackedWeights::step_columns(int64_t panel) const {
+  return panel < num_paired_ ? 2 * kPanelColumns
+                             : std::min(kPanelColumns, round_up(columns_ - panel * kPanelColumns, 16));
+}
+
+int64_t PackedWeights::panel_begin(int64_t panel, int64_t column_numbers, int64_t step) const {
+  const int64_t within = panel < num_paired_ ? panel % 2 : 0;
+  return (panel - within) * kPanelColumns * column_numbers + within * kPanelColumns * step;
+}
+
 int64_t PackedWeights::padded_depth() const { return shape_of(format_).padded(depth_); }
 
 int64_t PackedWeights::bytes() const {
@@ -267,9 +286,15 @@ struct PackedProduct {
 
   template <class Row, class Weight>
   void run(const detail::Kernels<Row, Weight>& kernels, const Row* x, int64_t x_stride, int64_t rows) const {
+    if (rows <= kernels.tile_rows && weight.columns_ <= kPanelColumns && weight.columns_ % 16 == 0 &&
+        weight.depth_ <= kDepthBlock) {  // a head's, of which a step has many: one call
+      constexpr Shape shape = shape_for<Weight>();
+      return kernels.tile(x, x_stride, rows, panel_data<Weight>(0), weight.columns_, weight.columns_,
+                          shape.padded(weight.depth_) / shape.step, sums_in(out, out_stride, 0, true, 0, 0));
+    }
     const int64_t panels = (weight.columns_ + kPanelColumns - 1) / kPanelColumns;
     const int64_t at_once = rows == 1 && kernels.pair != nullptr ? 2 : 1, units = (panels + at_once - 1) / at_once;
-    const int64_t grain = std::max<int64_t>(1, kThreadWork / (rows * weight.depth_ * kPanelColumns * at_once));
+    const int64_t unit_work = rows * weight.depth_ * kPanelColumns * at_once;
     const auto run_units = [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin * at_once; panel < std::min(end * at_once, panels); ++panel) {
         if (at_once == 2 && panel % 2 == 0 && (panel + 2) * kPanelColumns <= weight.columns_) {
@@ -281,37 +306,41 @@ struct PackedProduct {
         }
       }
     };
-    if (units <= grain) return run_units(0, units);  // asking for the threads takes longer than a small product
-    at::parallel_for(0, units, grain, run_units);
+    // Asking for the threads takes longer than a small product.
+    if (units == 1 || units * unit_work <= kThreadWork) return run_units(0, units);
+    at::parallel_for(0, units, std::max<int64_t>(1, kThreadWork / unit_work), run_units);
   }
 
   // The depth's stretches: f(k, steps, numbers of a panel before the stretch, whether it is the last).
-  template <class F>
-  void over_depth(int64_t width, F f) const {
-    const Shape shape = shape_of(weight.format_);
+  template <class Weight, class F>
+  void over_depth(int64_t step_columns, F f) const {
+    constexpr Shape shape = shape_for<Weight>();
     const int64_t padded = shape.padded(weight.depth_);
     for (int64_t k = 0; k < padded; k += kDepthBlock) {
-      f(k, std::min(kDepthBlock, padded - k) / shape.step, shape.stretch(k) * width, k + kDepthBlock >= padded);
+      f(k, std::min(kDepthBlock, padded - k) / shape.step, shape.stretch(k) * step_columns, k + kDepthBlock >= padded);
     }
   }
 
   template <class Weight>
   const Weight* panel_data(int64_t panel) const {
     return reinterpret_cast<const Weight*>(weight.packed_) +
-           panel * kPanelColumns * shape_of(weight.format_).column(weight.depth_);
+           weight.panel_begin(panel, shape_for<Weight>().column(weight.depth_), shape_for<Weight>().step);
   }
 
   template <class Row, class Weight>
   void chunk(const detail::Kernels<Row, Weight>& kernels, const Row* x, int64_t x_stride, int64_t first_row,
              int64_t rows, int64_t panel) const {
     const int64_t width = std::min(kPanelColumns, round_up(weight.columns_ - panel * kPanelColumns, 16));
+    const int64_t step_columns = weight.step_columns(panel);
     const Weight* data = panel_data<Weight>(panel);
-    const int64_t tiles = (rows + kernels.tile_rows - 1) / kernels.tile_rows;
+    const int64_t tiles = rows <= kernels.tile_rows ? 1 : (rows + kernels.tile_rows - 1) / kernels.tile_rows;
+    // Of nearly equal size; without a division where there is one.
+    const auto first_of = [&](int64_t tile) { return tiles == 1 ? rows * tile : rows * tile / tiles; };
     const auto into = [&](float* to, int64_t stride, bool is_finished) {
-      over_depth(width, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
+      over_depth<Weight>(step_columns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
-          const int64_t r = rows * tile / tiles, count = rows * (tile + 1) / tiles - r;  // of nearly equal size
-          kernels.tile(x + r * x_stride + k, x_stride, count, data + before, width, steps,
+          const int64_t r = first_of(tile), count = first_of(tile + 1) - r;
+          kernels.tile(x + r * x_stride + k, x_stride, count, data + before, width, step_columns, steps,
                        sums_in(to + r * stride, stride, k, is_last && is_finished, first_row + r, panel));
         }
       });
@@ -327,9 +356,12 @@ struct PackedProduct {
   template <class Row, class Weight>
   void two_panels(detail::PairKernel<Row, Weight> kernel, const Row* x, int64_t x_stride, int64_t panel) const {
     const Weight *first = panel_data<Weight>(panel), *second = panel_data<Weight>(panel + 1);
+    const int64_t step_columns = weight.step_columns(panel);
+    // Of panels that lie apart: the end of the first is the beginning of the second.
+    const int64_t jump = step_columns == kPanelColumns ? static_cast<int64_t>((second - first) * sizeof(Weight)) : 0;
     const auto into = [&](float* to, bool is_finished) {
-      over_depth(kPanelColumns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
-        kernel(x + k, x_stride, first + before, second + before, steps,
+      over_depth<Weight>(step_columns, [&](int64_t k, int64_t steps, int64_t before, bool is_last) {
+        kernel(x + k, x_stride, first + before, second + before, steps, is_last ? jump : 0,
                sums_in(to, 0, k, is_last && is_finished, 0, panel));
       });
     };

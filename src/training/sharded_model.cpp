@@ -76,14 +76,10 @@ Split split(const std::vector<NamedParameter>& parameters) {
   return split;
 }
 
-/// With hybrid along each matrix's axis, as replicas compress shards; else as they come, in one stretch a unit, since each
-/// segment is a collective of its own.
-std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters, Sharding sharding,
-                                      int64_t num_parts) {
+std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters, UnitCut cut, int64_t num_parts) {
   std::vector<FlatShape> shapes;
   for (const auto& entry : parameters) {
-    shapes.push_back(sharding == Sharding::kHybrid ? sharded_shape_of(entry, num_parts)
-                                                   : flat_shape_of(*entry.parameter));
+    shapes.push_back(cut == UnitCut::kMatrices ? sharded_shape_of(entry, num_parts) : flat_shape_of(*entry.parameter));
   }
   return shapes;
 }
@@ -123,7 +119,7 @@ std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& par
                                           int64_t part) {
   std::vector<GradientPiece> pieces;
   for (const auto& [index, members] : split(parameters).units) {
-    const auto shapes = flat_shapes_of(members, Sharding::kHybrid, group_size);
+    const auto shapes = flat_shapes_of(members, UnitCut::kMatrices, group_size);
     for (const auto& slice : distributed::FlatLayout(shapes, group_size).slices(part)) {
       pieces.push_back(piece_of(members[slice.tensor], shapes[slice.tensor], slice, index));
     }
@@ -132,8 +128,8 @@ std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& par
 }
 
 ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding,
-                           int64_t group_size, Communicator& ranks)
-    : sharding_(sharding), ranks_(ranks), inner_(&layers::plain_runner()) {
+                           int64_t group_size, Communicator& ranks, UnitCut cut)
+    : sharding_(sharding), cut_(cut), ranks_(ranks), inner_(&layers::plain_runner()) {
   const int world_size = ranks.world_size(), size = static_cast<int>(group_size);
   TORCH_CHECK_VALUE(size >= 1 && world_size % size == 0, "[sharded model] groups of ", size, " ranks do not share out ",
                     world_size);
@@ -171,7 +167,7 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
   unit.index = index;
   unit.parameters = std::move(parameters);
   const auto type = unit.parameters.front().parameter->tensor.scalar_type();
-  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, sharding_, group_size()),
+  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, cut_, group_size()),
                                                       at::TensorOptions(type).device(device), *group_);
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
@@ -400,11 +396,12 @@ optim::GradientNorms ShardedModel::gradient_norms() {
   }
   // Pieces come before what is whole.
   const auto num_own = static_cast<int64_t>(own_places.size());
-  Tensor squares = at::zeros({static_cast<int64_t>(norms.names.size())}, own.norms_P.options());
-  squares.index_add_(0, at::tensor(own_places, at::kLong).to(squares.device()),
-                     own.norms_P.slice(0, 0, num_own).square());
+  // A rank without any piece has norms on the CPU; collectives of different devices would never meet.
+  const Tensor own_P = own.norms_P.to(parts_.front().parameter->tensor.device());
+  Tensor squares = at::zeros({static_cast<int64_t>(norms.names.size())}, own_P.options());
+  squares.index_add_(0, at::tensor(own_places, at::kLong).to(own_P.device()), own_P.slice(0, 0, num_own).square());
   group_->all_reduce_sum(squares);
-  norms.norms_P = at::cat({squares.sqrt(), own.norms_P.slice(0, num_own)});
+  norms.norms_P = at::cat({squares.sqrt(), own_P.slice(0, num_own)});
   norms.names.insert(norms.names.end(), others.begin(), others.end());
   return norms;
 }

@@ -63,7 +63,8 @@ std::unique_ptr<ShardedModel> shard(const TrainerConfig& trainer, TrainingTask& 
     }
   }
   return std::make_unique<ShardedModel>(task.module(), task.device(), static_cast<uint64_t>(trainer.seed),
-                                        trainer.sharding, group_size, communicator);
+                                        trainer.sharding, group_size, communicator,
+                                        trainer.gradient_compression.enabled ? UnitCut::kMatrices : UnitCut::kStretch);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -36,9 +37,11 @@ struct Launch {
   std::vector<std::pair<std::string, std::string>> environment = {};  // added to this process's
 };
 
-/// Waits until `done()`; a test failure and false after two minutes.
+/// Waits until `done()`; a test failure and false after DALLE_TEST_WAIT_SECONDS, two minutes where that is not set.
 inline bool wait_for(const std::string& what, const std::function<bool()>& done) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
+  const char* seconds = std::getenv("DALLE_TEST_WAIT_SECONDS");
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::seconds(seconds == nullptr ? 120 : std::stoi(seconds));
   while (!done()) {
     if (std::chrono::steady_clock::now() > end) {
       ADD_FAILURE() << "waited in vain for " << what;

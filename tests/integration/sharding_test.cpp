@@ -153,7 +153,8 @@ TEST(ShardedCheckpoints, AKilledRankLeavesTheLastOneWhole) {
   train_in(place, "prior", "straight", layout, {config});
   for (const int killed : {1, 0, 1}) {
     std::vector<std::string> arguments = layout.arguments();
-    arguments.insert(arguments.end(), {"--run-dir", place.at("run"), "--threads", "1"});
+    arguments.insert(arguments.end(),
+                     {"--run-dir", place.at("run"), "--threads", "1", "--set", "trainer.timeout_seconds=20"});
     const bool is_new = !fs::exists(place / "run");
     arguments.insert(is_new ? arguments.begin() : arguments.end(), is_new ? config : "--resume");
     const auto seen = storage::list_checkpoints(place / "run");

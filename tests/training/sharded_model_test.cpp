@@ -123,15 +123,18 @@ TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
   struct Case {
     Sharding sharding;
     int group_size;
+    UnitCut cut;
   };
-  for (const auto& [sharding, group_size] :
-       {Case{Sharding::kFull, 4}, {Sharding::kHybrid, 2}, {Sharding::kOptimizer, 4}}) {
+  for (const auto& [sharding, group_size, cut] : {Case{Sharding::kFull, 4, UnitCut::kStretch},
+                                                  {Sharding::kHybrid, 2, UnitCut::kStretch},
+                                                  {Sharding::kHybrid, 2, UnitCut::kMatrices},
+                                                  {Sharding::kOptimizer, 4, UnitCut::kStretch}}) {
     for (const int num_passes : {1, 2}) {
       const auto wanted = reference_gradients(4, num_passes);
-      run_thread_ranks(4, [&, sharding = sharding, group_size = group_size](ThreadRank& rank) {
+      run_thread_ranks(4, [&, sharding = sharding, group_size = group_size, cut = cut](ThreadRank& rank) {
         models::Prior prior(tiny_config());
         prior.set_parameter_type(at::kDouble);
-        ShardedModel sharded(prior, at::kCPU, 1, sharding, group_size, rank);
+        ShardedModel sharded(prior, at::kCPU, 1, sharding, group_size, rank, cut);
         sharded.begin_step();
         for (int pass = 0; pass < num_passes; ++pass) {
           const Tensor loss = loss_of(prior, rank.rank() * num_passes + pass, sharded);
@@ -162,14 +165,14 @@ TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
   }
 }
 
-/// Of a matrix that the ranks of a hybrid group divide each has the paper's shard (2.5, E.1).
+/// Of a matrix that the ranks of a hybrid group divide, for compression, each has the paper's shard (2.5, E.1).
 TEST(ShardedModel, ARanksShareOfAMatrixIsThePapersShard) {
   run_thread_ranks(4, [](ThreadRank& rank) {
     models::Prior whole(tiny_config());
     whole.materialize(at::kCPU);
     whole.initialize(3);
     models::Prior prior(tiny_config());
-    const ShardedModel sharded(prior, at::kCPU, 3, Sharding::kHybrid, 2, rank);
+    const ShardedModel sharded(prior, at::kCPU, 3, Sharding::kHybrid, 2, rank, UnitCut::kMatrices);
     std::map<std::string, Tensor> shards;
     for (const auto& [name, parameter] : whole.named_parameters()) {
       const Tensor& matrix = parameter->tensor;

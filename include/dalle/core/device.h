@@ -8,6 +8,7 @@
 namespace dalle {
 
 /// "auto" (the first GPU where there is one and the build has CUDA, else the CPU), "cpu", "cuda" or "cuda:INDEX".
+/// On a GPU, f32 convolutions are f32 from then on: not TF32, LibTorch's default.
 /// Throws ConfigError for anything else and for devices that this build or machine lacks.
 at::Device select_device(const std::string& name);
 

@@ -59,9 +59,15 @@ class PackedWeights {
 
  private:
   friend struct PackedProduct;
+  int64_t step_columns(int64_t panel) const;
+  /// Where a panel's numbers begin, given those of a column and of a step.
+  int64_t panel_begin(int64_t panel, int64_t column_numbers, int64_t step) const;
+
   int64_t columns_ = 0, depth_ = 0;
+  int64_t num_paired_ = 0;  // the first panels, of which every two lie as one of twice the width
   WeightFormat format_ = WeightFormat::kF32;
-  Tensor data_;  // [panels][stretches of 512][sums, depth / step][64 columns][step]; the last panel may be narrower
+  // [panels][stretches of 512][sums, depth / step][columns of the panel, or of two][step]; the last panel may be narrower.
+  Tensor data_;
   const uint8_t* packed_ = nullptr;  // of data_
   std::vector<float> scale_;         // int8: of each column
 };

@@ -38,13 +38,17 @@ std::vector<int64_t> block_indices(const std::vector<layers::NamedParameter>& pa
 std::vector<GradientPiece> pieces_of_part(const std::vector<layers::NamedParameter>& parameters, int64_t group_size,
                                           int64_t part);
 
+/// How a unit's numbers are shared out: in one stretch, sent in one collective; or along each resblock matrix's axis as in the
+/// paper (E.1), with a collective each, so that replicas can compress their shards.
+enum class UnitCut { kStretch, kMatrices };
+
 class ShardedModel : public layers::BlockRunner {
  public:
   /// Allocates and initialises the module, still on the meta device, a unit at a time; each rank keeps its parts. With
   /// kOptimizer the weights stay whole. Groups are `group_size` ranks that follow each other; it divides the world's.
   /// Throws c10::ValueError where it does not. `module` and `ranks` outlive this.
   ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding, int64_t group_size,
-               distributed::Communicator& ranks);
+               distributed::Communicator& ranks, UnitCut cut = UnitCut::kStretch);
   ~ShardedModel() override;
 
   /// For the optimizer: this rank's slices of trained parameters as flat tensors under the parameters' names, then the
@@ -122,6 +126,7 @@ class ShardedModel : public layers::BlockRunner {
   void require_tensors_of(const storage::TensorFiles& files, const std::string& place) const;
 
   Sharding sharding_;
+  UnitCut cut_;
   distributed::Communicator& ranks_;
   std::unique_ptr<distributed::Communicator> group_, replicas_;
   std::vector<std::unique_ptr<Unit>> units_;
