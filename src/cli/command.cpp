@@ -84,6 +84,10 @@ void resolve_resume(const Flags& flags, Invocation& call) {
       call.checkpoint = given;
       given = given.parent_path().parent_path();
     }
+    if (given.parent_path().filename() == "checkpoints" && !fs::exists(given / "config.yaml")) {
+      throw ConfigError(Problem{"--resume=" + flags.resume, "a whole checkpoint, with state.json",
+                                "a folder without it, damaged", "name another of that run, or the run itself"});
+    }
     if (!call.run_dir.empty() && call.run_dir != given) {
       throw ConfigError(Problem{"--resume=" + flags.resume,
                                 "the run directory given by --run-dir, " + call.run_dir.string(), given.string(), ""});
@@ -101,13 +105,8 @@ void resolve_resume(const Flags& flags, Invocation& call) {
 
 // The run directory's config rules; what CONFIG or --set say differently must be declared changeable.
 config::Node merge_resumed(const CommandSpec& spec, const config::Node& saved, const config::Node& given) {
-  const auto differences = config::diff(saved, given);
-  for (const auto& change : differences) {
-    if (!config::is_changeable(spec.fields, change.path)) {
-      throw ConfigError(
-          Problem{"--resume: " + change.path, "'" + change.before + "' as in the run directory's config.yaml",
-                  "'" + change.after + "'", "this key can't change in the middle of a run; start a new run for it"});
-    }
+  require_resumable(spec.fields, saved, given, "--resume", "the run directory's config.yaml");
+  for (const auto& change : config::diff(saved, given)) {
     log_info(str("resume: ", change.path, " changes from ", change.before, " to ", change.after));
   }
   return given;
@@ -115,6 +114,8 @@ config::Node merge_resumed(const CommandSpec& spec, const config::Node& saved, c
 
 config::Node load_tree(const CommandSpec& spec, const Flags& flags, Invocation& call) {
   resolve_resume(flags, call);
+  // A launcher repeats --resume=PATH: what has come since counts.
+  if (spec.is_restart && spec.is_restart()) call.checkpoint.clear();
   config::Node tree = config::Node::of_map();
   config::Node saved;
   if (call.resume) saved = spec.complete(config::parse_yaml_file(call.run_dir / "config.yaml"));
@@ -246,9 +247,11 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
     auto* option = app.add_option(positional ? field.path : flag_of(field.path), values[i], help)->type_name(type);
     if (!field.type.starts_with("list of")) {
       option->expected(1);
-    } else if (!positional) {  // a positional list is one already, and is shown as "images..."
+    } else if (!positional && spec.positional.empty()) {
       option->expected(1, 1 << 20);
-    }
+    } else if (!positional) {  // one for each time it is said: it must not swallow what stands after it
+      option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    }  // a positional list is one already, and is shown as "images..."
     // Else CLI11 takes "[a, b]" apart, which is a caption here. Positional lists cannot do without.
     if (!positional) option->allow_extra_args(false);
     options.push_back(option);
@@ -277,6 +280,16 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
     }
     return spec.run(tree);
   });
+}
+
+void require_resumable(const std::vector<config::FieldDescription>& fields, const config::Node& saved,
+                       const config::Node& given, const std::string& place, const std::string& saved_place) {
+  for (const auto& change : config::diff(saved, given)) {
+    if (config::is_changeable(fields, change.path)) continue;
+    throw ConfigError(Problem{str(place, ": ", change.path), str("'", change.before, "' as in ", saved_place),
+                              str("'", change.after, "'"),
+                              "this key can't change in the middle of a run; start a new run for it"});
+  }
 }
 
 }  // namespace dalle::cli

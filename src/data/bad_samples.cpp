@@ -9,7 +9,7 @@
 namespace dalle::data {
 namespace {
 
-constexpr int64_t kJudgedFrom = 20;  // samples looked at before the share of bad ones counts
+constexpr int64_t kFew = 5;  // bad samples that end no run, unless none are allowed: their share of a few says nothing
 constexpr size_t kNamedBad = 20;
 
 }  // namespace
@@ -23,10 +23,11 @@ void BadSampleJudge::add(int64_t num_looked_at, const std::vector<BadSample>& ba
     }
   }
   const double share = static_cast<double>(num_bad_) / static_cast<double>(std::max<int64_t>(num_looked_at_, 1));
-  if (num_looked_at_ >= kJudgedFrom && share > max_share_) {
+  if (share > max_share_ && (num_bad_ > kFew || max_share_ == 0)) {
     throw DataError(
         Problem{.place = "pictures",
-                .expected = str("at most ", 100 * max_share_, " % unusable (max_bad_share)"),
+                .expected = max_share_ == 0 ? "none unusable (max_bad_share: 0)"
+                                            : str("at most ", 100 * max_share_, " % unusable (max_bad_share)"),
                 .got = str(num_bad_, " of ", num_looked_at_,
                            bad.empty() ? "" : "; the last: ", bad.empty() ? "" : bad.back().reason),
                 .hint = "the warnings above name the first of them; mend them or raise data.max_bad_share"});

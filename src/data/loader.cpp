@@ -46,7 +46,7 @@ int64_t Loader::bad_samples() const { return state_->judge.num_bad(); }
 int64_t Loader::samples_looked_at() const { return state_->judge.num_looked_at(); }
 
 Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image_size, int64_t first, int64_t count,
-                 const EncodeCaption& encode_caption) {
+                 const EncodeCaption& encode_caption, RangeIs range) {
   TransformOptions transform = transform_options(config, image_size);
   transform.augmentation = Augmentation::kNone;
   transform.horizontal_flip = false;
@@ -70,6 +70,7 @@ Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image
     batch.indices.push_back(index);
     if (encode_caption) encoded.push_back(encode_caption(batch.captions.back(), {.position = index, .sample = index}));
   }
+  if (images.empty() && range == RangeIs::kMayBeEmpty) return batch;
   if (images.empty()) {
     throw DataError(Problem{.place = "pictures",
                             .expected = str("usable samples from ", first, " on"),

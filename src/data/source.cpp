@@ -65,6 +65,7 @@ std::vector<std::filesystem::path> expand_glob(const std::string& pattern) {
   std::vector<std::filesystem::path> paths;
   if (::glob(pattern.c_str(), 0, nullptr, &found) == 0) paths.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
   ::globfree(&found);
+  std::erase_if(paths, [](const auto& path) { return std::filesystem::is_directory(path); });
   return paths;
 }
 

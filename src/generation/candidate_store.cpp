@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "dalle/core/error.h"
@@ -12,6 +13,7 @@
 #include "dalle/core/str.h"
 #include "dalle/data/image_codec.h"
 #include "dalle/generation/picture_writer.h"
+#include "score_number.h"
 
 namespace dalle::generation {
 namespace {
@@ -22,16 +24,18 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kJournal = "candidates";
 constexpr const char* kLines = ".jsonl";
 
-// A log likelihood may be -inf (a code of no probability was primed), for which JSON has no number: it is null there.
-Json json_number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+// As scores.json has them: JSON has no number that is not finite.
 double number_of(const Json& json) {
-  return json.is_null() ? -std::numeric_limits<double>::infinity() : json.get<double>();
+  if (!json.is_string()) return json.get<double>();
+  const auto text = json.get<std::string>();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return text == "inf" ? kInfinity : text == "-inf" ? -kInfinity : std::numeric_limits<double>::quiet_NaN();
 }
 
 std::string line_of(const FinishedCandidate& candidate) {
   return Json{{"candidate", candidate.number},
-              {"score", json_number(candidate.score)},
-              {"log_likelihood", json_number(candidate.log_likelihood)},
+              {"score", score_number(candidate.score)},
+              {"log_likelihood", score_number(candidate.log_likelihood)},
               {"tokens", candidate.tokens}}
       .dump();
 }
@@ -89,6 +93,7 @@ void CandidateStore::refresh() {
       const bool is_there =
           parse(text.substr(begin, end - begin), candidate) &&
           (numbers_.contains(candidate.number) || fs::exists(directory_ / picture_name(candidate.number)));
+      candidate.tokens = {};  // stay on the disk
       if (is_there && numbers_.insert(candidate.number).second) finished_.push_back(std::move(candidate));
       all_known = all_known && is_there && end < text.size();
       if (all_known) known = end + 1;
@@ -113,8 +118,24 @@ void CandidateStore::add(const std::vector<FinishedCandidate>& batch, const Tens
   for (const auto& candidate : batch) {
     append_line(journal_, line_of(candidate));
     numbers_.insert(candidate.number);
-    finished_.push_back(candidate);
+    finished_.push_back({candidate.number, candidate.score, candidate.log_likelihood, {}});
   }
+}
+
+std::vector<FinishedCandidate> CandidateStore::with_tokens() const {
+  std::map<int64_t, FinishedCandidate> found;
+  for (const auto& path : journals()) {
+    std::ifstream lines(path);
+    for (std::string line; std::getline(lines, line);) {
+      FinishedCandidate candidate;
+      if (parse(line, candidate) && numbers_.contains(candidate.number)) {
+        found.emplace(candidate.number, std::move(candidate));
+      }
+    }
+  }
+  std::vector<FinishedCandidate> candidates;
+  for (auto& [number, candidate] : found) candidates.push_back(std::move(candidate));
+  return candidates;
 }
 
 std::string CandidateStore::picture_name(int64_t number) {
@@ -130,6 +151,16 @@ Tensor CandidateStore::picture(int64_t number) const {
 void CandidateStore::close() {
   std::error_code ignored;
   for (const auto& path : journals()) fs::remove(path, ignored);
+}
+
+std::vector<FinishedCandidate> best_first(std::vector<FinishedCandidate> candidates) {
+  // What is no number comes last.
+  const auto key = [](const FinishedCandidate& candidate) {
+    return std::pair(std::isnan(candidate.score) ? 1 : 0, std::isnan(candidate.score) ? 0 : -candidate.score);
+  };
+  std::sort(candidates.begin(), candidates.end(),
+            [&](const auto& a, const auto& b) { return key(a) != key(b) ? key(a) < key(b) : a.number < b.number; });
+  return candidates;
 }
 
 }  // namespace dalle::generation

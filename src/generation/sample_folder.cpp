@@ -1,5 +1,6 @@
 #include "sample_folder.h"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFile = "unfinished.json";
+constexpr const char* kLockName = ".lock";
 constexpr const char* kFormat = "dalle.cpp unfinished samples";
 
 std::string text_of(const RunDescription& run) {
@@ -59,7 +61,8 @@ std::string shown(const std::string& value) { return value.size() <= 60 ? value 
 void SampleFolder::check(const fs::path& out) {
   std::error_code ignored;
   if (!fs::exists(out, ignored) || fs::exists(out / kFile, ignored)) return;
-  if (fs::is_directory(out) && fs::is_empty(out)) return;
+  const auto is_ours = [](const auto& entry) { return entry.path().filename() == kLockName; };
+  if (fs::is_directory(out) && std::all_of(fs::directory_iterator(out), {}, is_ours)) return;
   throw ConfigError(Problem{.place = "--out " + out.string(),
                             .expected = "a folder that does not exist yet, is empty or holds an interrupted run",
                             .got = fs::is_directory(out) ? "one with files in it" : "a file",
@@ -75,6 +78,8 @@ SampleFolder::SampleFolder(fs::path out, const RunDescription& run) : out_(std::
                             .expected = "a folder that can be made and written",
                             .got = error.message()});
   }
+  lock_ = FileLock(out_ / kLockName, "--out " + out_.string(), "wait for that process, or name another folder");
+  check(out_);  // another process may have been here before the lock
   goes_on_ = fs::exists(out_ / kFile);
   if (!goes_on_) {
     write_file(out_ / kFile, text_of(run));
@@ -106,6 +111,7 @@ SampleFolder SampleFolder::of_first_rank(fs::path out) {
 void SampleFolder::finish() {
   std::error_code ignored;
   fs::remove(out_ / kFile, ignored);
+  fs::remove(out_ / kLockName, ignored);
 }
 
 }  // namespace dalle::generation

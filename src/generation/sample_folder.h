@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "dalle/core/file_lock.h"
+
 namespace dalle::generation {
 
 /// What makes two runs the same: settings, captions and identities of models, as texts under their names.
@@ -18,7 +20,7 @@ class SampleFolder {
   static void check(const std::filesystem::path& out);
 
   /// Makes the folder and writes what the run is into unfinished.json; or, where that is there, compares. Throws ConfigError
-  /// that names what differs from the unfinished run, FileError where the folder cannot be written.
+  /// that names what differs from the unfinished run, or the process that draws into it, FileError where the folder cannot be written.
   SampleFolder(std::filesystem::path out, const RunDescription& run);
 
   /// Of a folder that the first of several ranks has made. Throws FileError where this rank does not see it.
@@ -35,6 +37,7 @@ class SampleFolder {
  private:
   SampleFolder() = default;
   std::filesystem::path out_;
+  FileLock lock_;
   bool goes_on_ = false;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <iterator>
 #include <optional>
@@ -42,6 +43,8 @@ namespace fs = std::filesystem;
 constexpr int64_t kDefaultKeep = 32;
 constexpr int kFilesSeconds = 30;       // that files of other ranks may take to be seen
 constexpr double kGalleryInterval = 5;  // seconds between two versions of index.html while a run is under way
+constexpr double kGalleryShare = 20;    // or so many times as long as the last took to write
+constexpr size_t kMostShown = 256;      // captions of the overview
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -220,7 +223,13 @@ class SampleJob {
                                   ? caption_features(*models_.clip->model, *models_.clip_tokenizer, {caption.text})
                                   : Tensor();
       batch_size_ = in_batches(caption.share, batch_size_, [&](std::span<const int64_t> numbers) {
-        draw_batch(caption, prompt, features, numbers);
+        const int64_t before = tokens_done_;
+        try {
+          draw_batch(caption, prompt, features, numbers);
+        } catch (const c10::OutOfMemoryError&) {  // they are drawn again, fewer at a time
+          tokens_done_ = before;
+          throw;
+        }
       });
     }
     write_sheet(caption);
@@ -235,10 +244,20 @@ class SampleJob {
                         options_.rerank);
     if (options_.save_tokens) {
       write_tokens(*folder_ / (caption.folder + "/tokens.json"), caption.text, models_.dvae.model->config().grid_size(),
-                   caption.store.finished());
+                   caption.store.with_tokens());
     }
+    warn_of_no_numbers(caption);
     caption.is_done = true;
     times_.write += now_seconds() - begin;
+  }
+
+  static void warn_of_no_numbers(const Caption& caption) {
+    const auto& all = caption.store.finished();
+    const auto count = std::count_if(all.begin(), all.end(), [](const auto& each) { return std::isnan(each.score); });
+    if (count == 0) return;
+    log_warning(str(count, " of ", all.size(),
+                    " candidates have a score that is no number and come last: is a model damaged? ",
+                    shortened(caption.text)));
   }
 
   void draw_batch(Caption& caption, const CaptionPrompt& prompt, const Tensor& features,
@@ -272,7 +291,7 @@ class SampleJob {
                        std::vector<int64_t>(row, row + slots_)});
     }
     caption.store.add(batch, pictures);
-    if (is_first() && now_seconds() - shown_ > kGalleryInterval) {
+    if (is_first() && now_seconds() - shown_ > std::max(kGalleryInterval, kGalleryShare * gallery_seconds_)) {
       refresh();
       show_gallery();
     }
@@ -316,14 +335,19 @@ class SampleJob {
     report.created = utc_time();
     report.seed = static_cast<uint64_t>(options_.seed);
     report.score_name = enum_name(options_.rerank);
-    report.settings = {{"candidates", options_.candidates},
-                       {"keep", keep_},
-                       {"temperature", options_.temperature},
-                       {"top_k", options_.top_k},
-                       {"top_p", options_.top_p},
-                       {"guidance", options_.guidance},
-                       {"precision", std::string(enum_name(options_.precision))},
-                       {"batch_size", batch_size_}};
+    report.settings = {
+        {"candidates", options_.candidates},
+        {"keep", keep_},
+        {"temperature", options_.temperature},
+        {"top_k", options_.top_k},
+        {"top_p", options_.top_p},
+        {"guidance", options_.guidance},
+        {"rerank", std::string(enum_name(options_.rerank))},
+        {"raw_weights", options_.raw_weights},
+        {"save_tokens", options_.save_tokens},
+        {"precision", str(enum_name(options_.precision), ", ", c10::toString(models_.prior.model->compute().dtype))},
+        {"device", describe_device(models_.device)},
+        {"batch_size", batch_size_}};
     if (ranks_.world_size() > 1) report.settings.emplace_back("ranks", int64_t{ranks_.world_size()});
     if (!options_.image_prompt.empty()) {
       report.settings.emplace_back("image_prompt", options_.image_prompt.string());
@@ -345,6 +369,7 @@ class SampleJob {
 
   // index.html of what is finished so far.
   ScoresReport show_gallery() {
+    const double begin = now_seconds();
     const ScoresReport shown = report();
     const bool all = num_finished() == num_wanted();
     Gallery gallery{.title = "sample-and-rerank", .settings = {}, .captions = {}};
@@ -363,6 +388,7 @@ class SampleJob {
     for (const auto& caption : shown.captions) gallery.captions.push_back(caption_view(caption));
     write_gallery(folder_->path(), gallery);
     shown_ = now_seconds();
+    gallery_seconds_ = shown_ - begin;
     return shown;
   }
 
@@ -371,17 +397,20 @@ class SampleJob {
     const double begin = now_seconds();
     std::vector<SheetCell> overview;
     for (const auto& caption : opened_) {
+      if (overview.size() == kMostShown) break;
       const auto best = best_first(caption.store.finished()).front();
       overview.push_back({.picture = caption.store.picture(best.number), .label = caption.text});
     }
-    const std::string subtitle = str("for each caption the best of ", options_.candidates, " by ",
+    const std::string which =
+        opened_.size() > kMostShown ? str("the first ", kMostShown, " of ", opened_.size(), " captions: ") : "";
+    const std::string subtitle = str(which, "for each caption the best of ", options_.candidates, " by ",
                                      enum_name(options_.rerank), ", seed ", options_.seed);
     write_png(*folder_ / "contact-sheet.png",
               contact_sheet(overview, {.title = "sample-and-rerank", .subtitle = subtitle}));
     times_.write += now_seconds() - begin;
     write_scores(folder_->path(), show_gallery());
+    folder_->finish();  // before the lines go: without them an unfinished run would begin anew
     for (auto& caption : opened_) caption.store.close();
-    folder_->finish();
     log_info(str("drawn in ", cli::format_duration(times_.sample), " (",
                  cli::format_rate(tokens_of_all_ / std::max(1e-9, times_.sample)), " tokens/s); open ",
                  (folder_->path() / "index.html").string()));
@@ -399,7 +428,8 @@ class SampleJob {
   int64_t num_own_ = 0;      // candidates that this process has to draw
   int64_t tokens_done_ = 0;  // by this process
   double tokens_of_all_ = 0;
-  double shown_ = started_;  // when index.html was written last
+  double shown_ = started_;     // when index.html was written last
+  double gallery_seconds_ = 0;  // that it took
   Tensor prompt_;
   std::optional<SampleFolder> folder_;
   std::vector<Caption> opened_;

@@ -11,12 +11,6 @@
 
 namespace dalle::generation {
 
-std::vector<FinishedCandidate> best_first(std::vector<FinishedCandidate> candidates) {
-  std::sort(candidates.begin(), candidates.end(),
-            [](const auto& a, const auto& b) { return a.score != b.score ? a.score > b.score : a.number < b.number; });
-  return candidates;
-}
-
 CaptionScores caption_scores(const std::string& caption, const std::string& folder,
                              const std::vector<FinishedCandidate>& best_first, int64_t keep, bool sheet) {
   CaptionScores scores{
@@ -59,8 +53,7 @@ void write_caption_sheet(const std::filesystem::path& path, const std::string& c
 }
 
 void write_tokens(const std::filesystem::path& path, const std::string& caption, int64_t grid_size,
-                  std::vector<FinishedCandidate> candidates) {
-  std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.number < b.number; });
+                  const std::vector<FinishedCandidate>& candidates) {
   nlohmann::ordered_json json{{"caption", caption}, {"grid_size", grid_size}};
   json["tokens"] = nlohmann::ordered_json::array();
   for (const auto& candidate : candidates) json["tokens"].push_back(candidate.tokens);

@@ -12,9 +12,6 @@
 
 namespace dalle::generation {
 
-/// Highest score first; the lower number where two are equal.
-std::vector<FinishedCandidate> best_first(std::vector<FinishedCandidate> candidates);
-
 /// One caption, under its folder's name ("caption-0003"). `sheet` says whether its contact sheet is there.
 CaptionScores caption_scores(const std::string& caption, const std::string& folder,
                              const std::vector<FinishedCandidate>& best_first, int64_t keep, bool sheet);
@@ -24,8 +21,8 @@ CaptionResult caption_view(const CaptionScores& scores);
 void write_caption_sheet(const std::filesystem::path& path, const std::string& caption, const CandidateStore& store,
                          const std::vector<FinishedCandidate>& best_first, int64_t keep, RerankBy order);
 
-/// tokens.json: all candidates' tokens in the order of their numbers.
+/// tokens.json: all candidates' tokens, in the order given (of their numbers).
 void write_tokens(const std::filesystem::path& path, const std::string& caption, int64_t grid_size,
-                  std::vector<FinishedCandidate> candidates);
+                  const std::vector<FinishedCandidate>& candidates);
 
 }  // namespace dalle::generation

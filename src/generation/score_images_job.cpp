@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,7 @@
 #include "dalle/generation/clip_scoring.h"
 #include "dalle/models/load.h"
 #include "picture_files.h"
+#include "score_number.h"
 
 namespace dalle::generation {
 
@@ -45,14 +47,15 @@ int run_score_images(const ScoreImagesOptions& options) {
     std::vector<size_t> order(options.images.size());
     std::iota(order.begin(), order.end(), size_t{0});
     const double* values = cosines_CN.data_ptr<double>() + number * order.size();
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] > values[b]; });
+    const auto key = [&](size_t i) { return std::pair(std::isnan(values[i]), std::isnan(values[i]) ? 0 : -values[i]); };
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return key(a) < key(b); });
     std::cout << caption << "\n";
     nlohmann::ordered_json entry{{"caption", caption}, {"images", nlohmann::ordered_json::array()}};
     for (size_t rank = 0; rank < order.size(); ++rank) {
       const std::string file = options.images[order[rank]].string();
       std::cout << "  " << std::setw(3) << rank + 1 << "  " << std::fixed << std::setprecision(4) << values[order[rank]]
                 << "  " << file << "\n";
-      entry["images"].push_back({{"rank", rank + 1}, {"cosine", values[order[rank]]}, {"file", file}});
+      entry["images"].push_back({{"rank", rank + 1}, {"cosine", score_number(values[order[rank]])}, {"file", file}});
     }
     report["captions"].push_back(std::move(entry));
   }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "dalle/core/files.h"
+#include "score_number.h"
 
 namespace dalle::generation {
 namespace {
@@ -14,24 +15,19 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormatVersion = 1;
 
-Json json_number(double value) {
-  if (std::isfinite(value)) return value;
-  return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-}
-
 Json settings_object(const std::vector<std::pair<std::string, SettingValue>>& settings) {
   Json object = Json::object();
   for (const auto& [name, setting] : settings) {
     const double* real = std::get_if<double>(&setting);
     object[name] =
-        real != nullptr ? json_number(*real) : std::visit([](const auto& value) { return Json(value); }, setting);
+        real != nullptr ? score_number(*real) : std::visit([](const auto& value) { return Json(value); }, setting);
   }
   return object;
 }
 
 Json numbers_object(const std::vector<std::pair<std::string, double>>& numbers) {
   Json object = Json::object();
-  for (const auto& [name, value] : numbers) object[name] = json_number(value);
+  for (const auto& [name, value] : numbers) object[name] = score_number(value);
   return object;
 }
 
@@ -44,10 +40,10 @@ Json model_object(const ModelUsed& model) {
 Json candidate_object(const CandidateScore& score) {
   Json object = {{"rank", score.rank},
                  {"candidate", score.candidate},
-                 {"score", json_number(score.score)},
+                 {"score", score_number(score.score)},
                  {"kept", score.kept},
                  {"file", score.file}};
-  for (const auto& [name, value] : score.others) object[name] = json_number(value);
+  for (const auto& [name, value] : score.others) object[name] = score_number(value);
   return object;
 }
 

@@ -1,10 +1,11 @@
 #include "dalle/optim/plateau.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace dalle::optim {
 
-bool Plateau::observe(int64_t step, double value) {
+bool Plateau::observe(int64_t step, double value, OtherHalvings others) {
   if (!is_on()) return false;
   if (std::isfinite(value) && (!has_best_ || value < best_ - config_.min_improvement)) {
     has_best_ = true;
@@ -12,7 +13,9 @@ bool Plateau::observe(int64_t step, double value) {
     since_ = step;
     return false;
   }
-  if (!has_best_ || num_halvings_ >= config_.max_halvings || step - since_ < config_.patience_steps) return false;
+  if (!has_best_ || num_halvings_ + others.count >= config_.max_halvings) return false;
+  since_ = std::max(since_, others.last);
+  if (step - since_ < config_.patience_steps) return false;
   since_ = step;
   ++num_halvings_;
   return true;

@@ -128,6 +128,23 @@ void update_latest(const fs::path& run_dir, const std::string& name) {
   sync_directory(folder);
 }
 
+std::vector<std::string> leave_later_checkpoints(const fs::path& run_dir, const std::string& name) {
+  update_latest(run_dir, name);  // first: whatever ends this process, a plain resume starts from there
+  const fs::path folder = checkpoints_of(run_dir);
+  std::vector<std::string> left;
+  for (const auto& other : list_checkpoints(run_dir)) {
+    if (step_of(other) <= step_of(name)) continue;
+    std::string to = "left-" + other;
+    for (int number = 2; fs::exists(folder / to); ++number) to = str("left-", other, ".", number);
+    std::error_code error;
+    fs::rename(folder / other, folder / to, error);
+    if (error) throw FileError(str((folder / other).string(), ": cannot be renamed to ", to, ": ", error.message()));
+    left.push_back(to);
+  }
+  sync_directory(folder);
+  return left;
+}
+
 std::vector<std::string> prune_checkpoints(const fs::path& run_dir, int64_t keep_last,
                                            const std::vector<std::string>& keep) {
   const fs::path folder = checkpoints_of(run_dir);

@@ -148,7 +148,9 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
   Tensor is_usable = at::zeros({count}, at::kLong);
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     ranks().note(str("validation, sample ", first));
-    const auto batch = data::load_range(dataset, config_.data, config_.model.image_size, first, size);
+    const auto batch =
+        data::load_range(dataset, config_.data, config_.model.image_size, first, size, {}, data::RangeIs::kMayBeEmpty);
+    if (batch.keys.empty()) continue;
     std::vector<Tensor> ids;
     for (const auto& caption : batch.captions) {
       ids.push_back(at::tensor(models::clip_text_ids(config_.model, tokenizer_.encode(caption)), at::kLong));

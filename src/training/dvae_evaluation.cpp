@@ -99,7 +99,9 @@ Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, con
   Sums sums;
   for (const auto& [first, size] : own_batches(count, config.validation.batch_size, ranks)) {
     ranks.note(str("validation, sample ", first));
-    const auto batch = data::load_range(validation, config.data, config.model.image_size, first, size);
+    const auto batch =
+        data::load_range(validation, config.data, config.model.image_size, first, size, {}, data::RangeIs::kMayBeEmpty);
+    if (batch.keys.empty()) continue;
     const Tensor pixels = to_unit_range(batch.images, model.device());
     const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);
     add_to_sums(model, config, pixels, decoded, sums);

@@ -43,8 +43,12 @@ std::optional<ScheduleEvent> LearningRate::observe(int64_t step, const NamedValu
                               "'" + metric + "'", "resume with --set learning_rate.plateau.metric=NAME"});
   }
   const double before = at(step);
-  const int64_t since = plateau_.since();
-  if (!plateau_.observe(step, found->second)) return std::nullopt;
+  const auto& listed = config_.halve_at;
+  const auto passed = std::upper_bound(listed.begin(), listed.end(), step);
+  const optim::Plateau::OtherHalvings others{.count = passed - listed.begin(),
+                                             .last = passed == listed.begin() ? 0 : *(passed - 1)};
+  const int64_t since = std::max(plateau_.since(), others.last);
+  if (!plateau_.observe(step, found->second, others)) return std::nullopt;
   return halving(step, before, "plateau", str(metric, " has not improved since step ", since));
 }
 

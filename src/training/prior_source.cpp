@@ -53,9 +53,10 @@ std::unique_ptr<data::BatchStream> PriorSource::open(const data::DataConfig& con
   return std::make_unique<data::Loader>(*std::get<Pictures>(data_), config, std::move(options));
 }
 
-data::Batch PriorSource::range(const data::DataConfig& config, int64_t image_size, int64_t first, int64_t count) const {
+data::Batch PriorSource::range(const data::DataConfig& config, int64_t image_size, int64_t first, int64_t count,
+                               data::RangeIs range) const {
   if (const auto* tokens = std::get_if<Tokens>(&data_)) return data::load_token_range(**tokens, first, count);
-  return data::load_range(*std::get<Pictures>(data_), config, image_size, first, count);
+  return data::load_range(*std::get<Pictures>(data_), config, image_size, first, count, {}, range);
 }
 
 std::unique_ptr<PriorSource> open_prior_validation(const PriorValidation& config) {

@@ -162,7 +162,8 @@ PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count) con
   PriorLosses losses;
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     ranks().note(str("validation, sample ", first));
-    const auto batch = source.range(config_.data, image_size(), first, size);
+    const auto batch = source.range(config_.data, image_size(), first, size, data::RangeIs::kMayBeEmpty);
+    if (batch.keys.empty()) continue;
     losses.add(model_, caption_ids(batch.captions), image_tokens(batch));
   }
   losses.add_ranks(ranks(), config_.model.image_context());

@@ -1,16 +1,12 @@
 #include "dalle/training/run_directory.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <utility>
 
 #include "dalle/core/error.h"
+#include "dalle/core/file_lock.h"
 #include "dalle/core/files.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
@@ -49,37 +45,9 @@ void refuse_used_directory(const fs::path& root) {
                             "continue that run with --resume, or name another directory with --run-dir"});
 }
 
-std::string lock_holder(int descriptor) {
-  char text[32] = {};
-  const ssize_t size = ::pread(descriptor, text, sizeof text - 1, 0);
-  return size > 0 ? std::string(text, std::strcspn(text, "\n")) : std::string("unknown");
-}
-
-void record_holder(int descriptor) {
-  const std::string pid = str(::getpid(), "\n");
-  if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, pid.data(), pid.size(), 0) < 0) {
-    log_warning("cannot write the process id into the run directory's lock file");
-  }
-}
-
-// Takes the lock and returns its descriptor. A file system without locks only costs the protection.
-int lock_directory(const fs::path& root) {
-  const fs::path path = root / kLockName;
-  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor < 0) throw FileError(Problem{"cannot open " + path.string(), "", std::strerror(errno), ""});
-  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
-    record_holder(descriptor);
-    return descriptor;
-  }
-  if (errno != EWOULDBLOCK) {
-    log_warning(str("cannot lock ", path.string(), " (", std::strerror(errno), "): do not start a second run in it"));
-    return descriptor;
-  }
-  const std::string holder = lock_holder(descriptor);
-  ::close(descriptor);
-  throw ConfigError(Problem{"run directory " + root.string(), "a directory that no other process writes",
-                            "one locked by process " + holder,
-                            "wait for that process, stop it, or name another --run-dir"});
+FileLock lock_of(const fs::path& root) {
+  return {root / kLockName, "run directory " + root.string(),
+          "wait for that process, stop it, or name another --run-dir"};
 }
 
 }  // namespace
@@ -99,7 +67,7 @@ fs::path RunDirectory::default_path(const std::string& name) {
 RunDirectory RunDirectory::create(const fs::path& root, const std::string& config_yaml, RunFolders folders) {
   refuse_used_directory(root);
   make_directory(root);
-  RunDirectory run(root, lock_directory(root));
+  RunDirectory run(root, lock_of(root));
   refuse_used_directory(root);  // another process may have been here before the lock
   write_file(run.config_file(), config_yaml);
   if (folders == RunFolders::kTraining) run.make_folders();
@@ -112,22 +80,9 @@ RunDirectory RunDirectory::open(const fs::path& root, RunFolders folders) {
                               fs::exists(root) ? "no config.yaml" : "no such directory",
                               "name the directory of the run to be continued with --run-dir"});
   }
-  RunDirectory run(root, lock_directory(root));
+  RunDirectory run(root, lock_of(root));
   if (folders == RunFolders::kTraining) run.make_folders();
   return run;
-}
-
-RunDirectory::RunDirectory(RunDirectory&& other) noexcept
-    : root_(std::move(other.root_)), lock_(std::exchange(other.lock_, -1)) {}
-
-RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
-  std::swap(root_, other.root_);
-  std::swap(lock_, other.lock_);
-  return *this;
-}
-
-RunDirectory::~RunDirectory() {
-  if (lock_ >= 0) ::close(lock_);
 }
 
 void RunDirectory::make_folders() const {

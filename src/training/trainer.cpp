@@ -102,7 +102,10 @@ void Trainer::start() {
   }
   require_same_state();
   if (is_first_rank()) {
-    if (setup_.resume) run_->cut_metrics_after(step_);
+    if (setup_.resume) {
+      leave_later_checkpoints();
+      run_->cut_metrics_after(step_);
+    }
     tensorboard_ = std::make_unique<TensorBoardWriter>(run_->tensorboard(), setup_.resume ? step_ : -1);
     metrics_ = std::make_unique<MetricsWriter>(run_->metrics_file(), tensorboard_.get());
     status_ =
@@ -144,9 +147,6 @@ bool Trainer::run(RunDirectory& directory) {
     profiler.after_step(step_);
     after_step();
   }
-  const bool ended_on_interval = trainer.num_steps == 0 || is_due(trainer.validation_interval_steps);
-  const bool preview_done = trainer.num_steps == 0 || is_due(trainer.preview_interval_steps);
-  validate_and_preview(!ended_on_interval, !preview_done);
   if (status_) status_->finish();
   save();
   settle_checkpoint();
@@ -197,6 +197,8 @@ void Trainer::train_step() {
   note("update");
 
   optim::GradientNorms norms = gradient_norms();
+  const auto block_norms =
+      context.is_logged ? optim::block_norms(norms) : std::vector<optim::BlockNorm>{};  // before clipping
   const Tensor norm = known_norm ? *known_norm : optim::global_norm(norms);
   const Tensor bad = finite_check_.judge(update_numbers(batches, std::move(norms)), norm);
   while (const auto skipped = finite_check_.next_due(step_)) report_skipped(*skipped);
@@ -212,7 +214,7 @@ void Trainer::train_step() {
   if (scaling_) scaling_->write_exponents(run_->exponents_file(), step_, is_first_rank());
   if (halving) record_schedule(*halving);
   throughput_.add_items(trainer.batch_size * task_.throughput_unit().second);
-  if (context.is_logged) log_step(learning_rate, norm);
+  if (context.is_logged) log_step(learning_rate, norm, block_norms);
   if (status_) status_->advance(step_);
 }
 
@@ -252,7 +254,17 @@ void Trainer::accumulate(const std::vector<PreparedBatch>& batches, const StepCo
 
 void Trainer::after_step() {
   const auto& trainer = setup_.trainer;
-  validate_and_preview(is_due(trainer.validation_interval_steps), is_due(trainer.preview_interval_steps));
+  const bool is_last = step_ == trainer.num_steps, validates = is_last || is_due(trainer.validation_interval_steps);
+  const Metrics values = validate_and_preview(validates, is_last || is_due(trainer.preview_interval_steps));
+  if (validates) {  // before the checkpoint, which has what it decides
+    try {
+      if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
+    } catch (const ConfigError&) {  // a metric that is none: the steps so far are not lost for it
+      save();
+      settle_checkpoint();
+      throw;
+    }
+  }
   if (is_due(trainer.checkpoint_interval_steps)) save();
 }
 

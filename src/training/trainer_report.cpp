@@ -13,7 +13,7 @@
 
 namespace dalle::training {
 
-void Trainer::log_step(double learning_rate, const Tensor& norm) {
+void Trainer::log_step(double learning_rate, const Tensor& norm, const std::vector<optim::BlockNorm>& block_norms) {
   settle_updates();
   NamedValues values;
   cli::StatusUpdate update{.step = step_};
@@ -42,9 +42,7 @@ void Trainer::log_step(double learning_rate, const Tensor& norm) {
   if (num_captions_ > 0) values.emplace_back("truncated_captions", static_cast<double>(num_truncated_captions_));
   values.emplace_back("skipped_updates", static_cast<double>(finite_check_.total()));
   values.emplace_back("grad_norm", norm.item<double>());
-  for (const auto& [block, block_norm] : optim::block_norms(gradient_norms())) {
-    values.emplace_back("grad_norm/" + block, block_norm);
-  }
+  for (const auto& [block, block_norm] : block_norms) values.emplace_back("grad_norm/" + block, block_norm);
   if (scaling_) {
     const auto scales = scaling_->values();
     values.insert(values.end(), scales.begin(), scales.end());
@@ -101,11 +99,11 @@ void Trainer::report_speed() {
   unreported_ = {};
 }
 
-void Trainer::validate_and_preview(bool validate, bool preview) {
+Metrics Trainer::validate_and_preview(bool validate, bool preview) {
   if (validate) report_speed();
   preview = preview || (validate && task_.previews_with_validation());
   if (validate || preview) settle_updates();
-  if (!(validate || preview)) return;
+  if (!(validate || preview)) return {};
   const c10::NoGradGuard no_grad;
   std::optional<optim::EmaScope> scope;
   std::optional<WholeWeights> whole;
@@ -114,16 +112,16 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
   } else if (ema_) {
     scope.emplace(*ema_);
   }
+  Metrics values;
   if (validate) {
     note("validation");
-    const Metrics values = task_.evaluate(step_);
+    values = task_.evaluate(step_);
     if (!values.empty()) {
       if (is_first_rank()) write_line("validation", values);
       std::string line = str("step ", step_, ": validation");
       for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
       log_info(line);
     }
-    if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
   }
   note("drawing pictures", distributed::Pace::kOpenEnded);
   if (is_first_rank()) {
@@ -136,6 +134,7 @@ void Trainer::validate_and_preview(bool validate, bool preview) {
   }
   communicator_.await(0);
   throughput_.reset();
+  return values;
 }
 
 void Trainer::write_sheet(const Sheet& sheet) {

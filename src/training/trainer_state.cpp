@@ -155,6 +155,8 @@ void Trainer::restore() {
   if (checkpoint.kind != task_.kind()) {
     throw ConfigError(Problem{place, "a checkpoint of a " + task_.kind(), "one of a " + checkpoint.kind, ""});
   }
+  // The run directory's config.yaml may have been edited.
+  if (setup_.require_resumable) setup_.require_resumable(checkpoint.config_yaml, place);
   // The models this run depends on must still be the same ones.
   for (const auto& [name, identity] : task_.identities()) {
     const auto saved = checkpoint.identities.find(name);
@@ -183,6 +185,18 @@ void Trainer::restore() {
   finite_check_.set_total(saved_count("skipped_updates"));
   num_captions_ = saved_count("captions");
   num_truncated_captions_ = saved_count("truncated_captions");
+}
+
+// One who resumes from an older checkpoint leaves the others' branch: what comes must not be mixed with it.
+void Trainer::leave_later_checkpoints() const {
+  if (setup_.checkpoint.empty()) return;
+  // It may have been named by its link.
+  const auto folder = std::filesystem::canonical(setup_.checkpoint);
+  const auto left = storage::leave_later_checkpoints(run_->root(), folder.filename().string());
+  if (left.empty()) return;
+  log_warning(str(left.size(), left.size() == 1 ? " later checkpoint is" : " later checkpoints are",
+                  " kept aside as checkpoints/", left.front(), left.size() == 1 ? "" : str(" .. ", left.back()),
+                  "; remove what you don't need"));
 }
 
 void Trainer::restore_parts(const std::filesystem::path& folder) {

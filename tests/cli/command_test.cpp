@@ -370,11 +370,21 @@ TEST(FlagsCommand, ListsTakeSeveralValuesAndMayBeRepeated) {
   }
 }
 
+TEST(FlagsCommand, BesideAListWithoutAFlagOneValueEach) {
+  for (const auto& arguments : {std::vector<std::string>{"--caption", "[a, b]", "--caption", "x", "1.png", "2.png"},
+                                {"1.png", "--caption", "[a, b]", "2.png", "--caption=x"}}) {
+    const auto outcome = run_flags(arguments);
+    ASSERT_EQ(outcome.code, kDone) << outcome.err;
+    EXPECT_THAT(outcome.options->caption, ElementsAre("[a, b]", "x"));
+    EXPECT_THAT(outcome.options->images, ElementsAre(fs::current_path() / "1.png", fs::current_path() / "2.png"));
+  }
+}
+
 TEST(FlagsCommand, TextsAreTakenAsTheyAre) {
   const std::vector<std::string> odd{"[a, b]", "1e-4", "true", "null", "x: y", "{}", "a,b", "\"q\""};
   std::vector<std::string> arguments{"--caption"};
   arguments.insert(arguments.end(), odd.begin(), odd.end());
-  const auto outcome = run_flags(arguments);
+  const auto outcome = run_flags(arguments, "");
   ASSERT_EQ(outcome.code, kDone) << outcome.err;
   EXPECT_EQ(outcome.options->caption, odd);
   EXPECT_THAT(run_flags({"[1].png"}).options->images, ElementsAre(fs::current_path() / "[1].png"));

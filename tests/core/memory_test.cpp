@@ -42,6 +42,19 @@ TEST_F(Memory, IsWhatTheGroupsLeave) {
   EXPECT_EQ(available(), 0) << "over the limit";
 }
 
+TEST_F(Memory, FilesThatWereReadAreNoUse) {
+  put("proc/self/cgroup", "0::/\n");
+  put("sys/fs/cgroup/memory.max", std::to_string(3 * kGib));
+  put("sys/fs/cgroup/memory.current", std::to_string(3 * kGib - 1));
+  put("sys/fs/cgroup/memory.stat", "anon 1\nfile 2147483649\ninactive_file 2147483647\nactive_file 2\n");
+  EXPECT_EQ(available(), 2 * kGib);
+  put("proc/self/cgroup", "4:memory:/b\n");
+  put("sys/fs/cgroup/memory/b/memory.limit_in_bytes", std::to_string(3 * kGib));
+  put("sys/fs/cgroup/memory/b/memory.usage_in_bytes", std::to_string(2 * kGib));
+  put("sys/fs/cgroup/memory/b/memory.stat", "inactive_file 5\ntotal_inactive_file 1073741824\n");
+  EXPECT_EQ(available(), 2 * kGib);
+}
+
 TEST_F(Memory, AContainersOwnRootCounts) {
   put("proc/self/cgroup", "0::/\n");
   put("sys/fs/cgroup/memory.max", std::to_string(3 * kGib));

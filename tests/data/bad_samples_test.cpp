@@ -12,17 +12,27 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-TEST(BadSamples, TheShareIsJudgedFromTheTwentiethOn) {
+TEST(BadSamples, TheShareCountsOnceThereAreMoreThanFive) {
   BadSampleJudge judge(0.1);
-  EXPECT_NO_THROW(judge.add(19, {{3, "tar: three"}, {4, "tar: four"}, {5, "tar: five"}}));
-  EXPECT_EQ(judge.num_bad(), 3);
+  EXPECT_NO_THROW(judge.add(9, {{0, ""}, {1, ""}, {2, ""}, {3, ""}, {4, "tar: four"}})) << "a few say nothing";
+  EXPECT_EQ(judge.num_bad(), 5);
   EXPECT_THAT(testing::message_of<DataError>([&] {
                 judge.add(1, {{19, "tar: nineteen"}});
               }),
-              AllOf(HasSubstr("at most 10 %"), HasSubstr("4 of 20; the last: tar: nineteen")));
-  BadSampleJudge lenient(0.2);
-  EXPECT_NO_THROW(lenient.add(20, {{1, ""}, {2, ""}, {3, ""}, {4, ""}})) << "not above the share";
-  EXPECT_EQ(lenient.num_looked_at(), 20);
+              AllOf(HasSubstr("at most 10 %"), HasSubstr("6 of 10; the last: tar: nineteen")));
+  BadSampleJudge lenient(0.1);
+  lenient.add(54, {});
+  EXPECT_NO_THROW(lenient.add(6, {{1, ""}, {2, ""}, {3, ""}, {4, ""}, {5, ""}, {6, ""}})) << "not above the share";
+  EXPECT_EQ(lenient.num_looked_at(), 60);
+}
+
+TEST(BadSamples, NoneMeansNone) {
+  BadSampleJudge judge(0);
+  judge.add(100, {});
+  EXPECT_THAT(testing::message_of<DataError>([&] {
+                judge.add(1, {{100, "tar: x"}});
+              }),
+              AllOf(HasSubstr("expected none unusable (max_bad_share: 0)"), HasSubstr("1 of 101")));
 }
 
 TEST(BadSamples, ThoseOfAnEarlierProcessCount) {

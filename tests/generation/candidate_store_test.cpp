@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "dalle/core/error.h"
@@ -41,10 +42,24 @@ TEST_F(CandidateStoreTest, HoldsWhatWasFinished) {
   EXPECT_EQ(second.number, 2);
   EXPECT_EQ(second.score, 0.5);
   EXPECT_EQ(second.log_likelihood, -3);
-  EXPECT_THAT(second.tokens, ElementsAre(2, 2, 3));
+  EXPECT_THAT(second.tokens, ElementsAre()) << "not in memory";
+  EXPECT_THAT(store.with_tokens()[1].tokens, ElementsAre(2, 2, 3));
   EXPECT_THAT(store.missing(6), ElementsAre(1, 4, 5));
   const Tensor expected = at::arange(48, 96).view({3, 4, 4}).permute({1, 2, 0}).to(at::kByte);
   EXPECT_TRUE(at::equal(store.picture(2), expected));
+}
+
+TEST_F(CandidateStoreTest, WhatIsNoFiniteNumberComesBackAsItWas) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  {
+    CandidateStore store(directory());
+    store.add({{0, std::nan(""), -kInfinity, {1}}, {1, kInfinity, -2, {1}}}, pictures(2));
+  }
+  const CandidateStore store(directory());
+  ASSERT_EQ(store.finished().size(), 2u);
+  EXPECT_TRUE(std::isnan(store.finished()[0].score));
+  EXPECT_EQ(store.finished()[0].log_likelihood, -kInfinity);
+  EXPECT_EQ(store.finished()[1].score, kInfinity);
 }
 
 TEST_F(CandidateStoreTest, RanksReadWhatEachOtherFinished) {
@@ -106,6 +121,17 @@ TEST_F(CandidateStoreTest, CloseLeavesThePictures) {
   store.close();
   EXPECT_FALSE(std::filesystem::exists(journal()));
   EXPECT_TRUE(std::filesystem::exists(directory() / "candidate-0003.png"));
+}
+
+TEST(BestFirst, TheBestComeFirstAndWhatIsNoNumberLast) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double nan = std::nan("");
+  const std::vector<double> scores{0.5, nan, -kInfinity, 2, kInfinity, nan, 2, -1};
+  std::vector<FinishedCandidate> candidates;
+  for (const double score : scores) candidates.push_back({static_cast<int64_t>(candidates.size()), score, 0, {}});
+  std::vector<int64_t> order;
+  for (const auto& candidate : best_first(candidates)) order.push_back(candidate.number);
+  EXPECT_THAT(order, ElementsAre(4, 3, 6, 0, 7, 2, 1, 5));
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ testing::TarFiles partly_pictures(int64_t each) {
 
 TEST(BadData, APictureThatIsNoneIsSkippedAndCounted) {
   const Workplace place("bad-picture");
-  const auto outcome = train_on(place, testing::make_tar(partly_pictures(40)), {"--set", "data.max_bad_share=0.2"});
+  const auto outcome = train_on(place, testing::make_tar(partly_pictures(40)));  // 2.5 %, and one
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("picture-103"));
   const auto lines = train_lines(place / "run");

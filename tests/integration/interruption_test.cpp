@@ -81,6 +81,42 @@ TEST(Interruption, AKilledRunGoesOnFromItsLastCheckpoint) {
   }
 }
 
+/// What comes after the checkpoint that a run goes back to is neither mixed with the new steps nor lost.
+TEST(Interruption, ARunGoesBackToAnOlderCheckpoint) {
+  const Workplace place("back");
+  std::string yaml = dvae_yaml(8);
+  yaml.replace(yaml.find("checkpoint_interval_steps: 0"), 28, "checkpoint_interval_steps: 2\n  keep_checkpoints: 9");
+  ASSERT_EQ(place.train("dvae", yaml, "run").exit_code, 0);
+  const auto back = run("train-dvae", {"--threads", "1", "--resume=" + place.at("run/checkpoints/step-00000004"),
+                                       "--set", "trainer.num_steps=5"});
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_THAT(back.err,
+              HasSubstr("2 later checkpoints are kept aside as checkpoints/left-step-00000006 .. left-step-00000008"));
+  EXPECT_EQ(storage::list_checkpoints(place / "run").back(), "step-00000005");
+  expect_same_weights(place / "run/checkpoints/latest", straight_run(place, 5));
+  EXPECT_EQ(storage::load_checkpoint(place / "run/checkpoints/left-step-00000008").step, 8);
+  expect_every_step_once(place / "run", 5);
+}
+
+TEST(Interruption, KeysThatCannotChangeAreRefusedInAnEditedConfigToo) {
+  const Workplace place("edited");
+  ASSERT_EQ(place.train("dvae", dvae_yaml(2), "run").exit_code, 0);
+  std::string yaml = read_file(place / "run/config.yaml");
+  const auto change = [&](const std::string& from, const std::string& to) {
+    ASSERT_NE(yaml.find(from), std::string::npos) << yaml;
+    yaml.replace(yaml.find(from), from.size(), to);
+    write_file(place / "run/config.yaml", yaml);
+  };
+  change("num_steps: 2", "num_steps: 3");
+  change("seed: 1", "seed: 5");
+  const auto refused = place.resume("dvae", "run", {});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("config.yaml: trainer.seed: expected '1' as in "),
+                                 HasSubstr("step-00000002"), HasSubstr("got '5'"), HasSubstr("start a new run")));
+  change("seed: 5", "seed: 1");
+  EXPECT_EQ(place.resume("dvae", "run", {}).exit_code, 0);
+}
+
 TEST(Interruption, AFullDiskLeavesTheLastCheckpoint) {
   const Workplace place("full-disk");
   // Big enough that the limit below hits its checkpoints and nothing else.

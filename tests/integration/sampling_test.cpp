@@ -25,7 +25,7 @@ int64_t pictures_in(const fs::path& folder) {
 std::map<std::string, std::string> results_of(const fs::path& folder) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
+    if (!entry.is_regular_file() || entry.path().filename() == ".lock") continue;
     std::string content = read_file(entry.path());
     const std::string name = fs::relative(entry.path(), folder).string();
     if (name == "scores.json") {
@@ -75,6 +75,10 @@ TEST(Sampling, AnInterruptedRunGoesOnOnlyWithItsOwnSettings) {
   const auto arguments = sample_arguments(system, "other-settings", kManyCandidates);
   Process process("sample-and-rerank", arguments);
   ASSERT_TRUE(wait_for("pictures", [&] { return pictures_in(system / "other-settings") > 8 || process.has_ended(); }));
+  process.kill(SIGSTOP);
+  const auto beside = run("sample-and-rerank", arguments);
+  EXPECT_EQ(beside.exit_code, 2) << beside.err;
+  EXPECT_THAT(beside.err, HasSubstr("a directory that no other process writes, got one locked by process "));
   process.kill(SIGKILL);
   process.wait();
   const auto before = results_of(system / "other-settings");

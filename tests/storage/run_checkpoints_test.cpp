@@ -70,6 +70,19 @@ TEST(RunCheckpoints, PruningKeepsTheNewestTheNamedAndTheLatest) {
   EXPECT_TRUE(prune_checkpoints(scratch.path(), 100).empty());
 }
 
+TEST(RunCheckpoints, LaterOnesOfABranchThatIsLeftAreKeptAside) {
+  const Scratch scratch("run-left");
+  save_steps(scratch.path(), {3, 6, 9, 12});
+  fs::create_directories(scratch / "checkpoints/left-step-00000012");  // of an earlier time
+  EXPECT_EQ(leave_later_checkpoints(scratch.path(), checkpoint_name(6)),
+            (std::vector<std::string>{"left-step-00000009", "left-step-00000012.2"}));
+  EXPECT_EQ(list_checkpoints(scratch.path()), (std::vector<std::string>{"step-00000003", "step-00000006"}));
+  EXPECT_EQ(load_latest_good(scratch.path()).folder.filename(), checkpoint_name(6));
+  prune_checkpoints(scratch.path(), 1);
+  EXPECT_EQ(load_checkpoint(scratch / "checkpoints/left-step-00000012.2").step, 12);
+  EXPECT_TRUE(leave_later_checkpoints(scratch.path(), checkpoint_name(6)).empty());
+}
+
 TEST(RunCheckpoints, PruningRemovesTemporariesOfDeadProcessesOnly) {
   const Scratch scratch("run-stale");
   save_steps(scratch.path(), {1});

@@ -37,16 +37,28 @@ TEST(LearningRate, APlateauHalvesFromTheNextUpdateOn) {
   EXPECT_FALSE(rate.observe(5, {{"text_loss", 9}, {"image_loss", 5}}));
   EXPECT_FALSE(rate.observe(10, {{"image_loss", 6}}));
   EXPECT_EQ(rate.at(14), 4);
-  const auto event = rate.observe(15, {{"image_loss", 5.5}});
+  EXPECT_FALSE(rate.observe(15, {{"image_loss", 5.5}})) << "halve_at has just halved it";
+  const auto event = rate.observe(20, {{"image_loss", 5.5}});
   ASSERT_TRUE(event);
   EXPECT_EQ(event->cause, "plateau");
   EXPECT_EQ(event->values, (NamedValues{{"before", 4}, {"learning_rate", 2}}));
-  EXPECT_THAT(event->message, HasSubstr("image_loss has not improved since step 5"));
-  EXPECT_EQ(rate.at(15), 2);
-  EXPECT_EQ(rate.num_halvings(15), 2);
+  EXPECT_THAT(event->message, HasSubstr("image_loss has not improved since step 10"));
+  EXPECT_EQ(rate.at(20), 2);
+  EXPECT_EQ(rate.num_halvings(20), 2);
   LearningRate resumed(kHalving);
   resumed.load_state(rate.state());
-  EXPECT_EQ(resumed.at(15), 2);
+  EXPECT_EQ(resumed.at(20), 2);
+}
+
+TEST(LearningRate, ListedHalvingsCountTowardsTheMost) {
+  auto config = kHalving;
+  config.plateau.max_halvings = 2;
+  LearningRate rate(config);
+  rate.observe(5, {{"image_loss", 5}});
+  EXPECT_TRUE(rate.observe(20, {{"image_loss", 6}}));
+  EXPECT_FALSE(rate.observe(29, {{"image_loss", 6}})) << "two by now";
+  EXPECT_EQ(rate.at(30), 1) << "a list is followed to its end";
+  EXPECT_FALSE(rate.observe(60, {{"image_loss", 6}}));
 }
 
 TEST(LearningRate, AnUnknownMetricIsNamedWithTheKnown) {

@@ -377,6 +377,7 @@ TEST(Trainer, WritesWhatTheRunDirectoryPromises) {
   config.trainer.preview_interval_steps = 2;
   config.trainer.checkpoint_interval_steps = 1;
   config.trainer.keep_checkpoints = 2;
+  config.trainer.clip_norm = 0.01;
   ASSERT_TRUE(train(config, scratch / "run"));
   EXPECT_EQ(storage::list_checkpoints(scratch / "run"), (std::vector<std::string>{"step-00000004", "step-00000005"}));
   EXPECT_EQ(fs::read_symlink(scratch / "run/checkpoints/latest"), "step-00000005");
@@ -392,6 +393,12 @@ TEST(Trainer, WritesWhatTheRunDirectoryPromises) {
                             "grad_norm", "grad_norm/encoder.blocks.group_1.block_1"}) {
       EXPECT_TRUE(line.contains(key)) << key;
     }
+    double squares = 0;  // of the blocks, before clipping as the whole
+    for (const auto& [key, value] : line.items()) {
+      if (key.starts_with("grad_norm/")) squares += value.get<double>() * value.get<double>();
+    }
+    EXPECT_NEAR(std::sqrt(squares), line["grad_norm"].get<double>(), 1e-4 * std::sqrt(squares));
+    EXPECT_GT(std::sqrt(squares), config.trainer.clip_norm);
   }
   EXPECT_EQ(steps, (std::vector<int64_t>{1, 2, 4, 5}));
 }

@@ -41,6 +41,11 @@ struct CommandSpec {
 
 int run_command(const CommandSpec& spec, int argc, char** argv);
 
+/// Throws ConfigError, of "PLACE: key", for the first key that differs and can't change in the middle of a run. `saved_place`:
+/// where it is as it was.
+void require_resumable(const std::vector<config::FieldDescription>& fields, const config::Node& saved,
+                       const config::Node& given, const std::string& place, const std::string& saved_place);
+
 /// The flags of every CONFIG command, in the order of the help text; a test freezes them.
 std::vector<std::string> common_flags();
 

@@ -18,8 +18,8 @@ class BadSampleJudge {
  public:
   explicit BadSampleJudge(double max_share) : max_share_(max_share) {}
 
-  /// Warns of the first 20. Throws DataError once more than max_share of the samples looked at were bad, judged from the
-  /// 20th on.
+  /// Warns of the first 20. Throws DataError once more than max_share of the samples looked at were bad, and more than 5 of
+  /// them; with a max_share of 0 at the first.
   void add(int64_t num_looked_at, const std::vector<BadSample>& bad);
 
   /// Samples that an earlier process looked at, whose bad ones were named then.

@@ -63,7 +63,7 @@ class BatchStream {
 
 /// A picture that cannot be decoded or is too small is counted, named (the first 20) and replaced by the next good
 /// sample of the data set. next() throws DataError once more than max_bad_share of the samples looked at were bad
-/// (judged from the 20th on), where all pictures of a batch of two or more are bad, and after 20 bad samples in a row.
+/// (BadSampleJudge), where all pictures of a batch of two or more are bad, and after 20 bad samples in a row.
 class Loader : public BatchStream {
  public:
   /// `dataset` must outlive the loader. Throws ConfigError where the options do not fit together.
@@ -83,9 +83,10 @@ class Loader : public BatchStream {
 };
 
 /// Samples first .. first + count - 1 in the order of the data set, for evaluation: augmentation none, no flip, first
-/// caption. Unusable pictures are left out with a warning; throws DataError where they exceed max_bad_share (and 20
-/// were looked at) or nothing is left.
+/// caption. Unusable pictures are left out with a warning; throws DataError where they are too many (BadSampleJudge) or, but
+/// for kMayBeEmpty, nothing is left.
+enum class RangeIs { kNeeded, kMayBeEmpty };
 Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image_size, int64_t first, int64_t count,
-                 const EncodeCaption& encode_caption = {});
+                 const EncodeCaption& encode_caption = {}, RangeIs range = RangeIs::kNeeded);
 
 }  // namespace dalle::data

@@ -27,8 +27,11 @@ class CandidateStore {
   /// a candidate whose picture is missing, do not count. Throws FileError.
   explicit CandidateStore(std::filesystem::path directory, int rank = 0);
 
-  /// What this rank finished, in that order, and what it has read of others.
+  /// What this rank finished, in that order, and what it has read of others; without tokens, which take no memory here.
   const std::vector<FinishedCandidate>& finished() const { return finished_; }
+
+  /// The same with tokens, read from the disk, by rising number.
+  std::vector<FinishedCandidate> with_tokens() const;
 
   /// Reads what other ranks have finished since.
   void refresh();
@@ -55,5 +58,8 @@ class CandidateStore {
   std::set<int64_t> numbers_;            // of them
   std::map<std::string, size_t> known_;  // of each file of lines, bytes that were read
 };
+
+/// By falling score, equal ones by number; scores that are no number come last.
+std::vector<FinishedCandidate> best_first(std::vector<FinishedCandidate> candidates);
 
 }  // namespace dalle::generation

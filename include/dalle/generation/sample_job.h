@@ -78,7 +78,7 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("run", self.run, "a bundle: a folder with prior/, dvae/ and clip/, instead of the three flags");
   field("caption", self.caption, "captions to draw; may be repeated");
   field("captions", self.captions, "file with one caption a line");
-  field("candidates", self.candidates, "pictures drawn for each caption", {.min = 1});
+  field("candidates", self.candidates, "pictures drawn for each caption", {.min = 1, .max = 1000000});
   field("keep", self.keep, "best candidates shown in the contact sheet; default 32, or all where fewer are drawn",
         {.min = 1});
   field("seed", self.seed, "seed of the noise", {.min = 0});

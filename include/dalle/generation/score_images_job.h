@@ -22,7 +22,7 @@ struct ScoreImagesOptions {
   static void visit_fields(auto& self, auto&& field) {
     field("images", self.images, "picture files: PNG, JPEG or WebP");
     field("clip", self.clip, "checkpoint folder, run directory or .safetensors file");
-    field("caption", self.caption, "captions to score the pictures against; may be repeated");
+    field("caption", self.caption, "a caption to score the pictures against; may be repeated");
     field("json", self.json, "also write the scores to this file");
     field("raw_weights", self.raw_weights, "use the last weights instead of the averaged ones");
     field("precision", self.precision, "number format of matrix work");

@@ -22,7 +22,8 @@ struct PlateauConfig {
           {.min = 0, .unit = "steps", .changeable = true});
     field("min_improvement", self.min_improvement, "what it must fall by to count, in its own unit",
           {.min = 0, .changeable = true});
-    field("max_halvings", self.max_halvings, "halvings in all (paper: 5)", {.min = 0, .changeable = true});
+    field("max_halvings", self.max_halvings, "halvings in all, with those of halve_at (paper: 5)",
+          {.min = 0, .changeable = true});
   }
 };
 
@@ -31,9 +32,14 @@ class Plateau {
   explicit Plateau(const PlateauConfig& config) : config_(config) {}
 
   bool is_on() const { return config_.patience_steps > 0; }
+  /// Halvings from elsewhere (a list in the config) that are in force at a validation, and the step of the last one.
+  struct OtherHalvings {
+    int64_t count = 0, last = 0;
+  };
   /// One validation after `step` updates; call in rising order of steps. True where it makes a halving due. A value that
   /// is not finite is no improvement.
-  bool observe(int64_t step, double value);
+  bool observe(int64_t step, double value, OtherHalvings others);
+  bool observe(int64_t step, double value) { return observe(step, value, {}); }
   int64_t num_halvings() const { return num_halvings_; }
   /// Step of the last improvement, or of the last halving where that was later; 0 before the first observation.
   int64_t since() const { return since_; }

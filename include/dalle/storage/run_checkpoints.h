@@ -26,6 +26,10 @@ std::filesystem::path resolve_checkpoint(const std::filesystem::path& given);
 /// Points checkpoints/latest at checkpoint `name`, in one step (a new link is renamed over the old). Throws FileError.
 void update_latest(const std::filesystem::path& run_dir, const std::string& name);
 
+/// Makes checkpoint `name` the run's last: `latest` points at it, later ones are renamed to left-NAME (left-NAME.2, ... where
+/// that is taken), which nothing reads or removes any more. Returns the new names. Throws FileError.
+std::vector<std::string> leave_later_checkpoints(const std::filesystem::path& run_dir, const std::string& name);
+
 /// Removes all checkpoints but the `keep_last` newest, those named in `keep`, and the one `latest` points at; also
 /// temporary folders that dead processes left. keep_last < 1 keeps every checkpoint. Returns the names removed.
 std::vector<std::string> prune_checkpoints(const std::filesystem::path& run_dir, int64_t keep_last,

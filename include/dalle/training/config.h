@@ -65,8 +65,8 @@ struct TrainerConfig {
     field(
         "micro_batch_size", self.micro_batch_size,
         "samples of one forward and backward pass on one rank; 0 = batch_size / ranks; times the ranks it must divide "
-        "batch_size",
-        {.min = 0});
+        "batch_size; changes no result",
+        {.min = 0, .changeable = true});
     field("seed", self.seed, "seed of everything random", {.min = 0});
     field("clip_norm", self.clip_norm, "gradients are scaled down to this global norm; 0 = never",
           {.min = 0, .changeable = true});
@@ -278,6 +278,8 @@ struct ClipTraining {
 
 /// Pictures that the frozen dVAE encodes as they come, or stored tokens.
 struct PriorData : data::DataConfig {
+  PriorData() { augmentation = data::Augmentation::kStage2; }
+
   std::vector<std::filesystem::path> tokens;
 
   static void visit_fields(auto& self, auto&& field) {

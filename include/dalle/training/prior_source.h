@@ -29,7 +29,8 @@ class PriorSource {
   /// Batches for training, with `images` or with `codes`. This must outlive them.
   std::unique_ptr<data::BatchStream> open(const data::DataConfig& config, data::LoaderOptions options) const;
   /// Samples first .. first + count - 1 in order, for evaluation: plain crops or crop 0, first caption.
-  data::Batch range(const data::DataConfig& config, int64_t image_size, int64_t first, int64_t count) const;
+  data::Batch range(const data::DataConfig& config, int64_t image_size, int64_t first, int64_t count,
+                    data::RangeIs range = data::RangeIs::kNeeded) const;
 
  private:
   std::variant<std::unique_ptr<data::Dataset>, std::unique_ptr<data::TokenDataset>> data_;

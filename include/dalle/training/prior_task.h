@@ -28,8 +28,8 @@ class PriorTask : public TrainingTask {
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
   std::string data_plan() const override { return data_.plan(); }
-  /// Captions are cut into pieces with BPE dropout, and replaced by the null caption (all pads) with caption_dropout; both
-  /// are functions of (seed, position).
+  /// Captions are cut into pieces with BPE dropout, and replaced by the null caption (all pads) with caption_dropout; that
+  /// by (seed, sample, epoch), this by (seed, position).
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   /// Text targets, image targets.

@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
+
+#include "dalle/core/file_lock.h"
 
 namespace dalle::training {
 
@@ -25,12 +28,7 @@ class RunDirectory {
   static RunDirectory open(const std::filesystem::path& root, RunFolders folders = RunFolders::kTraining);
 
   /// The directory that rank 0 has made or opened, for ranks that only read in it: no lock.
-  static RunDirectory of_first_rank(const std::filesystem::path& root) { return RunDirectory(root, /*lock=*/-1); }
-
-  RunDirectory(RunDirectory&& other) noexcept;
-  RunDirectory& operator=(RunDirectory&& other) noexcept;
-  /// Gives the lock back.
-  ~RunDirectory();
+  static RunDirectory of_first_rank(const std::filesystem::path& root) { return RunDirectory(root, FileLock()); }
 
   const std::filesystem::path& root() const { return root_; }
   std::filesystem::path config_file() const { return root_ / "config.yaml"; }
@@ -51,11 +49,11 @@ class RunDirectory {
   void cut_metrics_after(int64_t step) const;
 
  private:
-  RunDirectory(std::filesystem::path root, int lock) : root_(std::move(root)), lock_(lock) {}
+  RunDirectory(std::filesystem::path root, FileLock lock) : root_(std::move(root)), lock_(std::move(lock)) {}
   void make_folders() const;
 
   std::filesystem::path root_;
-  int lock_ = -1;
+  FileLock lock_;
 };
 
 }  // namespace dalle::training

@@ -38,7 +38,15 @@ int run_stage(const Config& config, const cli::Invocation& call) {
                      .learning_rate = config.learning_rate,
                      .resolved_config = call.resolved_config,
                      .resume = call.resume,
-                     .checkpoint = call.checkpoint},
+                     .checkpoint = call.checkpoint,
+                     .require_resumable =
+                         [&](const std::string& saved, const std::string& place) {
+                           const auto complete = [](const std::string& yaml, const std::string& of) {
+                             return config::dump(config::load_config<Config>(config::parse_yaml(yaml, of)));
+                           };
+                           cli::require_resumable(config::describe<Config>(), complete(saved, place),
+                                                  complete(call.resolved_config, "config"), "config.yaml", place);
+                         }},
                     call, *ranks.communicator);
   });
 }

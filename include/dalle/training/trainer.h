@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,7 +39,9 @@ struct TrainerSetup {
   std::string resolved_config;
   bool resume = false;
   std::filesystem::path checkpoint;  // to resume from; empty: the latest good one
-  double matrix_speed = 0;           // measured FLOP/s that utilisation is a share of; 0: not reported
+  // Throws ConfigError where a checkpoint's config (YAML, of `place`) differs in a key that can't change; unset: not looked at.
+  std::function<void(const std::string& saved_config, const std::string& place)> require_resumable;
+  double matrix_speed = 0;  // measured FLOP/s that utilisation is a share of; 0: not reported
   // Steps by which the host lags behind in learning of skipped updates; unset: as the device needs.
   std::optional<int64_t> finite_check_delay;
 };
@@ -93,7 +96,7 @@ class Trainer {
   void raise(int64_t step, const HealthEvent& event);
   void write_line(const std::string& phase, const NamedValues& values);
   void after_step();
-  void log_step(double learning_rate, const Tensor& norm);
+  void log_step(double learning_rate, const Tensor& norm, const std::vector<optim::BlockNorm>& block_norms);
   void record_schedule(const ScheduleEvent& event);
   /// Differences between the config that a checkpoint was saved with and this run's, as lines of phase "config".
   void record_config_changes(const std::string& saved_config);
@@ -101,7 +104,8 @@ class Trainer {
   std::optional<double> utilisation(double items_per_second) const;
   /// A line for the log: where the time since the last such line went.
   void report_speed();
-  void validate_and_preview(bool validate, bool preview);
+  /// The numbers of the validation, if any.
+  Metrics validate_and_preview(bool validate, bool preview);
   void write_sheet(const Sheet& sheet);
   void save();
   /// On all ranks, once all are known to hold the same. Goes to disk in the background; what fails there is thrown by
@@ -116,6 +120,7 @@ class Trainer {
   void settle_checkpoint();
   /// All of a checkpoint but its tensors.
   storage::Checkpoint checkpoint_texts() const;
+  void leave_later_checkpoints() const;
   void restore_parts(const std::filesystem::path& folder);
   /// What set_up_gradients() made has of a state, for a checkpoint's optimizer part. Every rank must call it.
   std::vector<storage::TensorPiece> gradient_state() const;
