@@ -13,6 +13,8 @@
 namespace dalle::training {
 namespace {
 
+constexpr const char* kTrainingData = "training data";
+
 /// `latest` points at a checkpoint, older ones go.
 void show_checkpoint(const std::filesystem::path& run, const std::filesystem::path& folder, int64_t keep) {
   storage::update_latest(run, folder.filename().string());
@@ -49,6 +51,7 @@ storage::Checkpoint Trainer::checkpoint_texts() const {
   checkpoint.samples_seen = step_ * setup_.trainer.batch_size;
   checkpoint.tokenizer = task_.tokenizer_bytes();
   checkpoint.identities = task_.identities();
+  if (const std::string plan = task_.data_plan(); !plan.empty()) checkpoint.identities[kTrainingData] = plan;
   checkpoint.scalars["learning_rate"] = learning_rate_.at(step_);
   for (const auto& [name, value] : learning_rate_.state()) checkpoint.scalars[name] = value;
   checkpoint.scalars["skipped_updates"] = static_cast<double>(finite_check_.total());
@@ -164,6 +167,11 @@ void Trainer::restore() {
       throw ConfigError(Problem{place, "the " + name + " it was trained with, identity " + saved->second, identity,
                                 "point the config at the " + name + " of this run, or start a new run"});
     }
+  }
+  const auto trained_on = checkpoint.identities.find(kTrainingData);
+  if (is_first_rank() && trained_on != checkpoint.identities.end() && trained_on->second != task_.data_plan()) {
+    log_warning(str("the training data have changed since this checkpoint (", trained_on->second, "; now ",
+                    task_.data_plan(), "): what has been seen of the epoch and what comes are not of one order"));
   }
   if (sharded_) {
     restore_parts(loaded.folder);

@@ -6,6 +6,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 /// A run of `num_steps` without a break, to compare with.
 fs::path straight_run(const Workplace& place, int64_t num_steps) {
@@ -115,6 +116,18 @@ TEST(Interruption, KeysThatCannotChangeAreRefusedInAnEditedConfigToo) {
                                  HasSubstr("step-00000002"), HasSubstr("got '5'"), HasSubstr("start a new run")));
   change("seed: 5", "seed: 1");
   EXPECT_EQ(place.resume("dvae", "run", {}).exit_code, 0);
+}
+
+TEST(Interruption, OtherDataThanBeforeAreSaid) {
+  const Workplace place("other-data");
+  fs::copy_file(emoji("train.tar"), place / "data.tar");
+  ASSERT_EQ(place.train("dvae", dvae_yaml(2, place.at("data.tar")), "run").exit_code, 0);
+  const auto same = place.resume("dvae", "run", {"--set", "trainer.num_steps=3"});
+  EXPECT_THAT(same.err, Not(HasSubstr("training data have changed")));
+  fs::copy_file(emoji("val.tar"), place / "data.tar", fs::copy_options::overwrite_existing);
+  const auto other = place.resume("dvae", "run", {"--set", "trainer.num_steps=4"});
+  EXPECT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_THAT(other.err, HasSubstr("warning: the training data have changed since this checkpoint ("));
 }
 
 TEST(Interruption, AFullDiskLeavesTheLastCheckpoint) {
