@@ -236,6 +236,9 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
   CLI::App app(spec.summary, spec.name);
   std::vector<std::vector<std::string>> values(spec.fields.size());
   std::vector<CLI::Option*> options;
+  const bool has_list_without_flag = std::any_of(spec.fields.begin(), spec.fields.end(), [&](const auto& field) {
+    return field.path == spec.positional && field.type.starts_with("list of");
+  });
   for (size_t i = 0; i < spec.fields.size(); ++i) {
     const auto& field = spec.fields[i];
     const bool positional = field.path == spec.positional;
@@ -247,7 +250,7 @@ int run_args_command(const ArgsSpec& spec, int argc, char** argv) {
     auto* option = app.add_option(positional ? field.path : flag_of(field.path), values[i], help)->type_name(type);
     if (!field.type.starts_with("list of")) {
       option->expected(1);
-    } else if (!positional && spec.positional.empty()) {
+    } else if (!positional && !has_list_without_flag) {
       option->expected(1, 1 << 20);
     } else if (!positional) {  // one for each time it is said: it must not swallow what stands after it
       option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

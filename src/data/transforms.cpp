@@ -90,10 +90,24 @@ Tensor apply_augmentation(const Tensor& image_HW3, const TransformOptions& optio
   return image.permute({2, 0, 1}).contiguous();
 }
 
+namespace {
+
+/// Enlarged until its shorter side is a picture's, a line of pixels would fill the memory.
+void refuse_thin(int64_t height, int64_t width) {
+  constexpr int64_t kThinnest = 64;
+  if (std::max(height, width) <= kThinnest * std::min(height, width)) return;
+  throw DataError(Problem{.place = "picture",
+                          .expected = str("sides of at most ", kThinnest, " to 1, to be enlarged"),
+                          .got = str(width, " x ", height, " (width x height)")});
+}
+
+}  // namespace
+
 Tensor transform_picture(const Tensor& image_HW3, const TransformOptions& options, RandomKey key) {
   Tensor image = image_HW3;
   const int64_t side = std::min(image.size(0), image.size(1));
   if (options.upscale_small && side < options.image_size) {
+    refuse_thin(image.size(0), image.size(1));
     const double factor = static_cast<double>(options.image_size) / static_cast<double>(side);
     const auto enlarged = [&](int64_t n) {
       return static_cast<int64_t>(std::llround(static_cast<double>(n) * factor));
@@ -105,6 +119,7 @@ Tensor transform_picture(const Tensor& image_HW3, const TransformOptions& option
 
 Tensor clip_picture(const Tensor& image_HW3, int64_t size) {
   const int64_t height = image_HW3.size(0), width = image_HW3.size(1), side = std::min(height, width);
+  if (side < size) refuse_thin(height, width);
   const Tensor resized =
       resize(image_HW3, size * height / side, size * width / side, ResizeFilter::kBicubic);  // rounds down
   const int64_t top = centre_offset(resized.size(0), size), left = centre_offset(resized.size(1), size);

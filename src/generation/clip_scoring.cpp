@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "dalle/core/device.h"
+#include "dalle/core/error.h"
 #include "dalle/core/logging.h"
 #include "dalle/core/str.h"
 #include "dalle/data/transforms.h"
@@ -48,10 +49,19 @@ Tensor picture_features(const models::Clip& clip, const std::vector<Tensor>& pic
   return picture_features(clip, pictures.size(), [&](size_t i) { return pictures[i]; });
 }
 
-Tensor picture_features(const models::Clip& clip, size_t count, const std::function<Tensor(size_t)>& picture) {
-  return encode_chunks(
-      count, [&](size_t i) { return data::clip_picture(to_picture(picture(i)), clip.config().image_size); },
-      [&](const Tensor& bytes) { return clip.encode_image(to_device(bytes, clip.device()).to(at::kFloat).div_(255)); });
+Tensor picture_features(const models::Clip& clip, size_t count, const std::function<Tensor(size_t)>& picture,
+                        const std::function<std::string(size_t)>& name) {
+  const auto prepared = [&](size_t i) {
+    const Tensor pixels = to_picture(picture(i));
+    try {
+      return data::clip_picture(pixels, clip.config().image_size);
+    } catch (const DataError& error) {
+      throw name ? DataError(str(name(i), ": ", error.what())) : error;
+    }
+  };
+  return encode_chunks(count, prepared, [&](const Tensor& bytes) {
+    return clip.encode_image(to_device(bytes, clip.device()).to(at::kFloat).div_(255));
+  });
 }
 
 }  // namespace dalle::generation

@@ -36,8 +36,9 @@ int run_score_images(const ScoreImagesOptions& options) {
   const at::Device device = select_device(options.device);
   const auto clip = models::load_clip(options.clip, {device, options.precision, !options.raw_weights});
   const auto tokenizer = models::clip_tokenizer(clip);
-  const Tensor pictures =
-      picture_features(*clip.model, options.images.size(), [&](size_t i) { return read_picture(options.images[i]); });
+  const Tensor pictures = picture_features(
+      *clip.model, options.images.size(), [&](size_t i) { return read_picture(options.images[i]); },
+      [&](size_t i) { return options.images[i].string(); });
   const Tensor text = caption_features(*clip.model, tokenizer, options.caption);
   const Tensor cosines_CN = at::matmul(text, pictures.t()).to(at::kDouble);
   nlohmann::ordered_json report{{"clip", clip.path.string()}, {"clip_identity", clip.identity}};

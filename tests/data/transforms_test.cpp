@@ -140,6 +140,17 @@ TEST(Transforms, SmallPicturesAreRefusedOrEnlarged) {
   }
 }
 
+TEST(Transforms, APictureTooThinToBeEnlargedIsRefused) {
+  const Tensor thin = at::zeros({1, 60000, 3}, at::kByte);
+  EXPECT_THROW(clip_picture(thin, 32), DataError);
+  EXPECT_THROW(clip_picture(thin.transpose(0, 1), 32), DataError);
+  TransformOptions enlarging{.image_size = 32, .augmentation = Augmentation::kNone};
+  enlarging.upscale_small = true;
+  EXPECT_THROW(transform_picture(thin, enlarging, key(0)), DataError);
+  EXPECT_EQ(clip_picture(at::zeros({1, 64, 3}, at::kByte), 32).sizes(), at::IntArrayRef({3, 32, 32}));
+  EXPECT_EQ(clip_picture(at::zeros({32, 6000, 3}, at::kByte), 32).sizes(), at::IntArrayRef({3, 32, 32}));
+}
+
 // scripts/golden/clip_packages.py: larger, smaller and equal pictures, in both orientations, through torchvision and Pillow.
 TEST(Transforms, ClipPicturesAreThePackagesWithinOneLevel) {
   const testing::Golden golden("clip_packages.safetensors");

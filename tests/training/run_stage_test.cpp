@@ -21,7 +21,7 @@ cli::Invocation call_for(const fs::path& root, bool resume = false) {
           .run_dir = root,
           .resume = resume,
           .device = "cpu",
-          .resolved_config = "a: 1\n"};
+          .resolved_config = config::emit_yaml(config::dump(tiny_dvae(2)))};
 }
 
 template <class Config>
@@ -93,7 +93,7 @@ TEST(RunStage, RunsAndResumes) {
   set_console_level(LogLevel::kError);
   auto config = tiny_dvae(2);
   EXPECT_EQ((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run"))), cli::kDone);
-  EXPECT_EQ(read_file(scratch / "run/config.yaml"), "a: 1\n");
+  EXPECT_EQ(read_file(scratch / "run/config.yaml"), call_for("").resolved_config);
   EXPECT_THAT(read_file(scratch / "run/log.txt"), AllOf(HasSubstr("train-it: done at step 2"), HasSubstr("device: ")));
   config.trainer.num_steps = 3;
   EXPECT_EQ((run_stage<DvaeTask, DvaeTraining>(config, call_for(scratch / "run", /*resume=*/true))), cli::kDone);

@@ -55,6 +55,8 @@ Tensor transform_picture(const Tensor& image_HW3, const TransformOptions& option
 /// CLIP's preprocessing but for the last step, mean and deviation (openai/CLIP clip/clip.py, open_clip transform.py: torchvision's
 /// Resize and CenterCrop of Pillow pictures): the shorter side to `size` by the bicubic filter, smaller pictures too, the longer in
 /// proportion and rounded down; crop in the centre. uint8 [H, W, 3] -> [3, size, size]; within one level of Pillow's fixed-point sums.
+/// Throws DataError of one whose shorter side would be enlarged and whose sides are more than 64 to 1, as transform_picture()
+/// does: its longer one would fill the memory.
 Tensor clip_picture(const Tensor& image_HW3, int64_t size);
 
 }  // namespace dalle::data

@@ -19,6 +19,7 @@ Tensor caption_features(const models::Clip& clip, const text::TextTokenizer& tok
 Tensor picture_features(const models::Clip& clip, const std::vector<Tensor>& pictures);
 
 /// The same for `count` > 0 pictures that `picture(i)` gives, one after the other: one of them is held at its own size.
-Tensor picture_features(const models::Clip& clip, size_t count, const std::function<Tensor(size_t)>& picture);
+Tensor picture_features(const models::Clip& clip, size_t count, const std::function<Tensor(size_t)>& picture,
+                        const std::function<std::string(size_t)>& name = {});
 
 }  // namespace dalle::generation
