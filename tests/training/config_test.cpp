@@ -210,15 +210,17 @@ TEST(Config, EveryKeyIsDescribed) {
   expect_help(config::describe<EncodeConfig>(), 15);
 }
 
-// What docs promise about --resume: intervals, lengths, schedules and threads may change, the model and the data may not.
+// What docs promise about --resume: intervals, lengths, schedules, threads and where files lie may change, the model and how
+// the data are read may not. That a moved dVAE, tokenizer or data set is the same one is found when it is opened.
 TEST(Config, OnlyWhatKeepsTheRunTheSameMayChange) {
   const auto rows = config::describe<PriorTraining>();
   for (const char* path : {"trainer.num_steps", "trainer.checkpoint_interval_steps", "learning_rate.start",
-                           "learning_rate.halve_at[0]", "data.loader_threads", "precision"}) {
+                           "learning_rate.halve_at[0]", "data.loader_threads", "precision", "data.sources[0].path",
+                           "dvae", "tokenizer", "validation.sources[0].path", "data.tokens[0]"}) {
     EXPECT_TRUE(config::is_changeable(rows, path)) << path;
   }
   for (const char* path : {"trainer.seed", "trainer.batch_size", "trainer.freeze[0]", "model.dim",
-                           "data.sources[0].path", "dvae", "tokenizer", "text_loss_weight", "data.num_streams"}) {
+                           "data.sources[0].max_samples", "text_loss_weight", "data.num_streams"}) {
     EXPECT_FALSE(config::is_changeable(rows, path)) << path;
   }
 }

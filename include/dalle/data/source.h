@@ -47,7 +47,8 @@ struct SourceConfig {
 
   static void visit_fields(auto& self, auto&& field) {
     field("path", self.path,
-          "tar shards: one file, a folder of .tar files, or a pattern such as shards/{000..031}.tar or shards/*.tar");
+          "tar shards: one file, a folder of .tar files, or a pattern such as shards/{000..031}.tar or shards/*.tar",
+          {.changeable = true});
     field("max_samples", self.max_samples, "use the first samples only; 0 = all", {.min = 0, .unit = "samples"});
   }
 };

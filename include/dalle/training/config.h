@@ -262,9 +262,10 @@ struct ClipTraining {
     field("data", self.data, "training pairs");
     field("validation", self.validation, "held-out pairs");
     field("model", self.model, "the two towers; text_vocab_size 0 = the tokenizer's pieces + 2");
-    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
+    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer",
+          {.changeable = true});
     field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training", {.min = 0, .max = 1});
-    field("dvae", self.dvae, "dVAE whose reconstructions are mixed in; empty = none");
+    field("dvae", self.dvae, "dVAE whose reconstructions are mixed in; empty = none", {.changeable = true});
     field("reconstructed_share", self.reconstructed_share,
           "share of training pictures replaced by the dVAE's reconstruction, so that samples are no new domain",
           {.min = 0, .max = 1});
@@ -286,8 +287,8 @@ struct PriorData : data::DataConfig {
     data::DataConfig::visit_fields(self, field);
     field("tokens", self.tokens,
           "token sets of encode-images to train on in place of sources: their run directories, read as one; the keys "
-          "that "
-          "prepare pictures are then not used");
+          "that prepare pictures are then not used",
+          {.changeable = true});
   }
   void validate(const std::string& place) const;
 };
@@ -299,7 +300,8 @@ struct PriorValidation : ValidationConfig {
   static void visit_fields(auto& self, auto&& field) {
     ValidationConfig::visit_fields(self, field);
     field("tokens", self.tokens,
-          "held-out token sets of encode-images, in place of sources; their first crops are used");
+          "held-out token sets of encode-images, in place of sources; their first crops are used",
+          {.changeable = true});
   }
   void validate(const std::string& place) const;
 };
@@ -334,11 +336,12 @@ struct PriorTraining {
     field("validation", self.validation, "held-out pairs");
     field("model", self.model,
           "the transformer; text_vocab_size, image_vocab_size and grid_size 0 = as the tokenizer and the dVAE have");
-    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer");
+    field("tokenizer", self.tokenizer, "tokenizer.model, or the run directory of train-tokenizer",
+          {.changeable = true});
     field("dvae", self.dvae,
           "the frozen dVAE that makes the image tokens: checkpoint, run directory or .safetensors; with data.tokens it "
-          "only "
-          "draws previews and may be left out");
+          "only draws previews and may be left out",
+          {.changeable = true});
     field("bpe_dropout", self.bpe_dropout, "share of BPE merges skipped in training (paper: 0.1)",
           {.min = 0, .max = 1});
     field("dropout", self.dropout,
