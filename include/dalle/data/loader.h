@@ -82,10 +82,12 @@ class Loader : public BatchStream {
   std::unique_ptr<State> state_;
 };
 
+/// Whether load_range() fails where nothing of a range is usable, or returns no samples.
+enum class RangeIs { kNeeded, kMayBeEmpty };
+
 /// Samples first .. first + count - 1 in the order of the data set, for evaluation: augmentation none, no flip, first
 /// caption. Unusable pictures are left out with a warning; throws DataError where they are too many (BadSampleJudge) or, but
 /// for kMayBeEmpty, nothing is left.
-enum class RangeIs { kNeeded, kMayBeEmpty };
 Batch load_range(const Dataset& dataset, const DataConfig& config, int64_t image_size, int64_t first, int64_t count,
                  const EncodeCaption& encode_caption = {}, RangeIs range = RangeIs::kNeeded);
 
