@@ -40,23 +40,30 @@ FlatLayout::FlatLayout(const std::vector<FlatShape>& shapes, int64_t num_parts) 
                       " parts do not share out ", place.num_segments, " segments of ", place.numel, " numbers");
     const int64_t segment = place.numel / place.num_segments, share = segment / num_parts;
     for (int64_t i = 0; i < place.num_segments; ++i) {
-      segments_.push_back({whole_size_ + i * segment, part_size_ + i * share, share});
+      segments_.push_back({whole_size_ + i * segment, part_size_ + i * share, share, shape.may_be_rounded});
     }
     whole_size_ = aligned(whole_size_ + place.numel);
     part_size_ = aligned(part_size_ + place.num_segments * share);
   }
+  share_out(shapes, /*may_be_rounded=*/true);
+  share_out(shapes, /*may_be_rounded=*/false);
+}
+
+/// Tensors without segments of their own: one after the other, as one segment.
+void FlatLayout::share_out(const std::vector<FlatShape>& shapes, bool may_be_rounded) {
   const int64_t begin = whole_size_;
-  for (Place& place : places_) {
-    if (place.num_segments > 0) continue;
+  for (size_t i = 0; i < places_.size(); ++i) {
+    Place& place = places_[i];
+    if (place.num_segments > 0 || shapes[i].may_be_rounded != may_be_rounded) continue;
     place.offset = whole_size_;
     place.first_segment = std::ssize(segments_);
     whole_size_ += aligned(place.numel);
   }
   if (whole_size_ == begin) return;
-  const int64_t share = aligned((whole_size_ - begin + num_parts - 1) / num_parts);
-  segments_.push_back({begin, part_size_, share});
+  const int64_t share = aligned((whole_size_ - begin + num_parts_ - 1) / num_parts_);
+  segments_.push_back({begin, part_size_, share, may_be_rounded});
   part_size_ += share;
-  whole_size_ = begin + share * num_parts;
+  whole_size_ = begin + share * num_parts_;
 }
 
 std::vector<FlatSlice> FlatLayout::slices(int64_t part) const {
@@ -79,11 +86,13 @@ std::vector<FlatSlice> FlatLayout::slices(int64_t part) const {
   return slices;
 }
 
-FlatUnit::FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& options, Communicator& group)
+FlatUnit::FlatUnit(std::vector<FlatShape> shapes, const at::TensorOptions& options, Communicator& group,
+                   std::optional<at::ScalarType> sent_type)
     : shapes_(std::move(shapes)),
       layout_(shapes_, group.world_size()),
       slices_(layout_.slices(group.rank())),
       group_(group),
+      sent_type_(sent_type),
       whole_(at::zeros({layout_.whole_size()}, options.requires_grad(false))) {}
 
 // Not a view in autograd's sense: that would share the buffer's version, which each gather changes.
@@ -98,10 +107,9 @@ Tensor FlatUnit::own_part() const {
   const auto own = [this](const FlatSegment& segment) {
     return whole_.narrow(0, segment.begin + segment.share * group_.rank(), segment.share);
   };
-  const auto& segments = layout_.segments();
-  if (segments.size() == 1 && segments[0].share == layout_.part_size()) return own(segments[0]);
+  if (is_one_segment()) return own(layout_.segments()[0]);
   const Tensor part = at::zeros({layout_.part_size()}, whole_.options());
-  for (const auto& segment : segments) part.narrow(0, segment.offset, segment.share).copy_(own(segment));
+  for (const auto& segment : layout_.segments()) part.narrow(0, segment.offset, segment.share).copy_(own(segment));
   return part;
 }
 
@@ -109,17 +117,58 @@ Tensor FlatUnit::segment_of_whole(const Tensor& whole, const FlatSegment& segmen
   return whole.narrow(0, segment.begin, segment.share * group_.world_size());
 }
 
-void FlatUnit::start_all_gathers(const Tensor& part) {
-  for (const auto& segment : layout_.segments()) {
-    gathering_.push_back(
-        group_.start_all_gather(segment_of_whole(whole_, segment), part.narrow(0, segment.offset, segment.share)));
-  }
+bool FlatUnit::is_one_segment() const {
+  return layout_.segments().size() == 1 && layout_.segments()[0].share == layout_.part_size();
 }
 
-void FlatUnit::finish_all_gathers() {
-  for (Pending& each : gathering_) each.wait();
-  gathering_.clear();
+at::ScalarType FlatUnit::type_of(const FlatSegment& segment) const {
+  return is_rounded_ && segment.may_be_rounded ? *sent_type_ : whole_.scalar_type();
+}
+
+/// Bytes of a segment's share on its way, to a multiple that any type divides.
+int64_t FlatUnit::bytes_of(const FlatSegment& segment) const {
+  return aligned(segment.share * static_cast<int64_t>(c10::elementSize(type_of(segment))));
+}
+
+/// u8 [..., bytes of a part] as the shares of all segments [..., share] in the types they are sent in.
+std::vector<Tensor> FlatUnit::unpacked(const Tensor& bytes) const {
+  std::vector<Tensor> shares;
+  int64_t at = 0;
+  for (const auto& segment : layout_.segments()) {
+    const int64_t size = bytes_of(segment);
+    shares.push_back(bytes.narrow(-1, at, size).view(type_of(segment)).narrow(-1, 0, segment.share));
+    at += size;
+  }
+  return shares;
+}
+
+void FlatUnit::start_all_gather(const Tensor& part) {
+  const c10::NoGradGuard no_grad;
+  if (is_one_segment() && !is_rounded_) {
+    gathering_ = group_.start_all_gather(whole_, part);
+    return;
+  }
+  int64_t bytes = 0;
+  for (const auto& segment : layout_.segments()) bytes += bytes_of(segment);
+  const Tensor sent = at::zeros({bytes}, whole_.options().dtype(at::kByte));
+  const auto shares = unpacked(sent);
+  for (size_t i = 0; i < shares.size(); ++i) {
+    shares[i].copy_(part.narrow(0, layout_.segments()[i].offset, layout_.segments()[i].share));
+  }
+  received_ = at::empty({group_.world_size() * bytes}, sent.options());
+  gathering_ = group_.start_all_gather(received_, sent);
+}
+
+void FlatUnit::finish_all_gather() {
+  const c10::NoGradGuard no_grad;
+  std::exchange(gathering_, Pending()).wait();
   is_gathering_ = false;
+  if (!received_.defined()) return;
+  const auto shares = unpacked(received_.view({group_.world_size(), -1}));
+  for (size_t i = 0; i < shares.size(); ++i) {
+    segment_of_whole(whole_, layout_.segments()[i]).view(shares[i].sizes()).copy_(shares[i]);
+  }
+  received_.reset();
 }
 
 void FlatUnit::allocate() {
@@ -131,53 +180,60 @@ void FlatUnit::allocate() {
   has_memory_ = true;
 }
 
-void FlatUnit::start_gather(const Tensor& part) {
+void FlatUnit::start_gather(const Tensor& part, Gather values) {
+  if (has_memory_ && is_rounded_ && values == Gather::kExact) release();
   if (has_memory_) return;
   allocate();
-  start_all_gathers(part);
+  is_rounded_ = values == Gather::kRounded && sent_type_.has_value();
+  start_all_gather(part);
   is_gathering_ = true;
 }
 
-void FlatUnit::gather(const Tensor& part) {
-  start_gather(part);
-  if (is_gathering_) finish_all_gathers();
+void FlatUnit::gather(const Tensor& part, Gather values) {
+  start_gather(part, values);
+  if (is_gathering_) finish_all_gather();
 }
 
 void FlatUnit::gather_again(const Tensor& part) {
   TORCH_INTERNAL_ASSERT(is_whole());
-  const Tensor own = part.is_alias_of(whole_) ? part.clone() : part;
-  start_all_gathers(own);
-  finish_all_gathers();
+  is_rounded_ = false;
+  start_all_gather(part.is_alias_of(whole_) ? part.clone() : part);
+  finish_all_gather();
 }
 
 void FlatUnit::release() {
   if (!has_memory_) return;
-  if (is_gathering_) finish_all_gathers();
+  if (is_gathering_) finish_all_gather();
   auto* storage = whole_.storage().unsafeGetStorageImpl();
   storage->set_data_ptr_noswap(at::DataPtr(nullptr, whole_.device()));
   storage->set_nbytes(0);
   has_memory_ = false;
 }
 
-void FlatUnit::start_reduce(const std::vector<Tensor>& gradients) {
+void FlatUnit::start_reduce(std::vector<Tensor> gradients) {
   TORCH_INTERNAL_ASSERT(gradients.size() == shapes_.size() && !is_reducing());
   const c10::NoGradGuard no_grad;
-  const Tensor flat = at::zeros({whole_.numel()}, whole_.options());
+  Tensor flat = at::zeros({whole_.numel()}, whole_.options());
   for (size_t i = 0; i < gradients.size(); ++i) {
     if (!gradients[i].defined()) continue;
     flat.as_strided(shapes_[i].sizes, shapes_[i].strides(), layout_.tensor_offset(i)).copy_(gradients[i]);
+    gradients[i].reset();
   }
-  reduced_ = at::zeros({layout_.part_size()}, whole_.options());
-  for (const auto& segment : layout_.segments()) {
-    reducing_.push_back(group_.start_reduce_scatter_sum(reduced_.narrow(0, segment.offset, segment.share),
-                                                        segment_of_whole(flat, segment)));
+  if (!is_one_segment()) {  // by parts
+    const Tensor parts = at::zeros({group_.world_size(), layout_.part_size()}, whole_.options());
+    for (const auto& segment : layout_.segments()) {
+      parts.narrow(1, segment.offset, segment.share)
+          .copy_(segment_of_whole(flat, segment).view({group_.world_size(), segment.share}));
+    }
+    flat = parts.view({-1});
   }
+  reduced_ = at::empty({layout_.part_size()}, whole_.options());
+  reducing_ = group_.start_reduce_scatter_sum(reduced_, flat);
 }
 
 Tensor FlatUnit::finish_reduce() {
   TORCH_INTERNAL_ASSERT(is_reducing());
-  for (Pending& each : reducing_) each.wait();
-  reducing_.clear();
+  std::exchange(reducing_, Pending()).wait();
   return std::exchange(reduced_, Tensor());
 }
 

@@ -16,7 +16,6 @@ Summary count(const layers::Module& model) {
   const auto parameters = model.named_parameters();
   summary.num_tensors = static_cast<int64_t>(parameters.size());
   summary.num_parameters = model.num_parameters();
-  summary.training_state_bytes = 4.0 * 5 * static_cast<double>(summary.num_parameters);
   return summary;
 }
 
@@ -153,9 +152,7 @@ double activation_bytes(const PriorConfig& config, const PriorCompute& compute, 
 std::string describe(const Summary& summary, int64_t batch_size) {
   const double step = 3 * summary.forward_flops_per_sample * static_cast<double>(batch_size);
   return str("parameters: ", grouped_digits(summary.num_parameters), " in ", grouped_digits(summary.num_tensors),
-             " tensors\n", "training step at batch ", batch_size, ": ", scaled(step, "FLOP"), " of matrix work\n",
-             "training state (f32 weights, gradients, two moments, EMA): ", scaled(summary.training_state_bytes, "B"),
-             "; activations come on top and grow with the micro-batch");
+             " tensors\n", "training step at batch ", batch_size, ": ", scaled(step, "FLOP"), " of matrix work");
 }
 
 }  // namespace dalle::models

@@ -78,11 +78,12 @@ class StepSchedule {
 
   bool gathers() const { return plan_.is_sharded() && plan_.group_ > 1; }
 
+  /// Of a block's weights on their way to be used; of gradients, and of weights that stay.
   double weight_bytes(const ModelUnit& unit) const {
     const double size = static_cast<double>(c10::elementSize(plan_.compute_.dtype));
     return size * unit.matrix_numbers() + 4 * unit.other_numbers;
   }
-  double gradient_bytes(const ModelUnit& unit) const {
+  double stored_bytes(const ModelUnit& unit) const {
     return plan_.matrix_bytes() * unit.matrix_numbers() + 4 * unit.other_numbers;
   }
 
@@ -115,7 +116,7 @@ class StepSchedule {
       before = {compute("backward", unit, 2 + repeated, 2 + repeated, joined(before, weights))};
       Ids gradient = before;
       if (gathers()) {
-        gradient = scatter("scatter " + unit.name, gradient_bytes(unit), plan_.group_, gradient);
+        gradient = scatter("scatter " + unit.name, stored_bytes(unit), plan_.group_, gradient);
         earlier = joined(earlier, last_scatter_);
         last_scatter_ = gradient;
       }
@@ -131,11 +132,11 @@ class StepSchedule {
     if (!unit.compressed.empty()) {
       done_ = joined(done_, compressed(unit, after));
     } else if (plan_.layout_.sharding == Sharding::kOptimizer) {
-      done_ = joined(done_, scatter("scatter " + unit.name, gradient_bytes(unit), plan_.layout_.num_devices, after));
+      done_ = joined(done_, scatter("scatter " + unit.name, stored_bytes(unit), plan_.layout_.num_devices, after));
     } else if (plan_.layout_.sharding == Sharding::kNone && !plan_.compression_.enabled) {
-      add_to_bucket(gradient_bytes(unit), after);
+      add_to_bucket(stored_bytes(unit), after);
     } else {
-      done_ = joined(done_, all_reduce("reduce " + unit.name, gradient_bytes(unit), after));
+      done_ = joined(done_, all_reduce("reduce " + unit.name, stored_bytes(unit), after));
     }
   }
 
@@ -192,7 +193,7 @@ class StepSchedule {
     const size_t updated = add("update", Stream::kCompute, seconds, 0, joined(done_, last_));
     if (plan_.layout_.sharding != Sharding::kOptimizer) return;
     double bytes = 0;
-    for (const auto& unit : plan_.units_) bytes += weight_bytes(unit);
+    for (const auto& unit : plan_.units_) bytes += stored_bytes(unit);
     gather("gather weights", bytes, plan_.layout_.num_devices, {updated});
   }
 

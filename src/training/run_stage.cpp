@@ -47,10 +47,29 @@ std::string describe_compression(const std::vector<layers::NamedParameter>& para
              "\n");
 }
 
+/// What training holds of the whole model between steps, beside activations.
+std::string describe_state(const std::vector<layers::NamedParameter>& parameters, const TrainerConfig& trainer,
+                           const optim::AdamWConfig& optimizer) {
+  double numbers = 0, small = 0;  // small: with 16-bit moments
+  for (const auto& entry : parameters) {
+    const auto size = static_cast<double>(entry.parameter->tensor.numel());
+    numbers += size;
+    if (optimizer.moments == optim::Moments::kF16 && optim::is_resblock_matrix(entry)) small += size;
+  }
+  const double moments = 2 * (4 * (numbers - small) + 2 * small);
+  const double average = trainer.ema_decay > 0 ? 4 * numbers : 0;
+  return str("training state: ", scaled(8 * numbers + moments + average, "B"), " (f32 weights and gradients ",
+             scaled(8 * numbers, "B"), ", moments in ", enum_name(optimizer.moments), " ", scaled(moments, "B"),
+             average > 0 ? str(", average ", scaled(average, "B")) : "", ")",
+             trainer.sharding != Sharding::kNone ? str(", before sharding ", enum_name(trainer.sharding)) : "",
+             "; activations come on top and grow with the micro-batch");
+}
+
 template <class Model, class Config>
 void print_check(const cli::Invocation& call, const Model& model, const Config& config) {
   std::cout << call.command << " " << call.config_name << ": the config is valid\n"
             << models::describe(models::summarize(model), config.trainer.batch_size) << "\n"
+            << describe_state(model.named_parameters(), config.trainer, config.optimizer) << "\n"
             << optim::describe(optim::parameter_groups(model.named_parameters(), config.optimizer.weight_decay)) << "\n"
             << describe_compression(model.named_parameters(), config.trainer);
 }

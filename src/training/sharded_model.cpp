@@ -19,6 +19,7 @@ namespace {
 
 using distributed::Communicator;
 using distributed::FlatShape;
+using distributed::Gather;
 using layers::NamedParameter;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -76,10 +77,15 @@ Split split(const std::vector<NamedParameter>& parameters) {
   return split;
 }
 
-std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters, UnitCut cut, int64_t num_parts) {
+std::vector<FlatShape> flat_shapes_of(const std::vector<NamedParameter>& parameters, const UnitForm& form,
+                                      int64_t num_parts) {
   std::vector<FlatShape> shapes;
   for (const auto& entry : parameters) {
-    shapes.push_back(cut == UnitCut::kMatrices ? sharded_shape_of(entry, num_parts) : flat_shape_of(*entry.parameter));
+    const bool is_cut = form.cut == UnitCut::kMatrices;
+    FlatShape& shape =
+        shapes.emplace_back(is_cut ? sharded_shape_of(entry, num_parts) : flat_shape_of(*entry.parameter));
+    // Matrices cut apart anyway lie the same whether they are rounded or not.
+    shape.may_be_rounded = (is_cut || form.matrix_type) && optim::is_resblock_matrix(entry);
   }
   return shapes;
 }
@@ -119,7 +125,7 @@ std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& par
                                           int64_t part) {
   std::vector<GradientPiece> pieces;
   for (const auto& [index, members] : split(parameters).units) {
-    const auto shapes = flat_shapes_of(members, UnitCut::kMatrices, group_size);
+    const auto shapes = flat_shapes_of(members, {.cut = UnitCut::kMatrices}, group_size);
     for (const auto& slice : distributed::FlatLayout(shapes, group_size).slices(part)) {
       pieces.push_back(piece_of(members[slice.tensor], shapes[slice.tensor], slice, index));
     }
@@ -128,11 +134,12 @@ std::vector<GradientPiece> pieces_of_part(const std::vector<NamedParameter>& par
 }
 
 ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding,
-                           int64_t group_size, Communicator& ranks, UnitCut cut)
-    : sharding_(sharding), cut_(cut), ranks_(ranks), inner_(&layers::plain_runner()) {
+                           int64_t group_size, Communicator& ranks, UnitForm form)
+    : sharding_(sharding), form_(form), ranks_(ranks), inner_(&layers::plain_runner()) {
   const int world_size = ranks.world_size(), size = static_cast<int>(group_size);
   TORCH_CHECK_VALUE(size >= 1 && world_size % size == 0, "[sharded model] groups of ", size, " ranks do not share out ",
                     world_size);
+  if (size == 1 || stays_whole()) form_.matrix_type.reset();
   const int first = ranks.rank() / size * size, place = ranks.rank() % size;
   group_ = ranks.subgroup(every(first, 1, size));
   replicas_ = ranks.subgroup(every(place, size, world_size / size));
@@ -167,8 +174,9 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
   unit.index = index;
   unit.parameters = std::move(parameters);
   const auto type = unit.parameters.front().parameter->tensor.scalar_type();
-  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, cut_, group_size()),
-                                                      at::TensorOptions(type).device(device), *group_);
+  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, form_, group_size()),
+                                                      at::TensorOptions(type).device(device), *group_,
+                                                      form_.matrix_type);
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
     layers::initialize_parameter(unit.parameters[i], seed);
@@ -193,7 +201,7 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
 
 void ShardedModel::start_gather(int64_t index) {
   const auto block = blocks_.find(index);
-  if (block != blocks_.end()) block->second->flat->start_gather(block->second->part.tensor);
+  if (block != blocks_.end()) block->second->flat->start_gather(block->second->part.tensor, Gather::kRounded);
 }
 
 void ShardedModel::release(Unit& unit) {
@@ -204,7 +212,7 @@ Tensor ShardedModel::run(int64_t index, const Tensor& input, const std::function
   const auto block = blocks_.find(index);
   if (block == blocks_.end()) return inner_->run(index, input, function);
   Unit& unit = *block->second;
-  unit.flat->gather(unit.part.tensor);
+  unit.flat->gather(unit.part.tensor, Gather::kRounded);
   start_gather(index + 1);
   const bool has_gradients = c10::GradMode::is_enabled();
   if (!has_gradients) {
@@ -220,7 +228,7 @@ Tensor ShardedModel::run(int64_t index, const Tensor& input, const std::function
   if (index != blocks_.rbegin()->first) release(unit);  // the last is the first that backward asks for
   if (!output.requires_grad()) return output;
   return WithCallback::apply(output, [this, index, &unit] {
-    unit.flat->gather(unit.part.tensor);
+    unit.flat->gather(unit.part.tensor, Gather::kRounded);
     start_gather(index - 1);
   });
 }
@@ -296,7 +304,7 @@ void ShardedModel::start_reduce(Unit& unit) {
     unit.has_gradient[i] = unit.has_gradient[i] || gradient.defined();
     gradients.push_back(std::exchange(gradient, Tensor()));
   }
-  unit.flat->start_reduce(gradients);
+  unit.flat->start_reduce(std::move(gradients));
   unit.is_reduced = true;
   reducing_ = &unit;
 }

@@ -62,9 +62,10 @@ std::unique_ptr<ShardedModel> shard(const TrainerConfig& trainer, TrainingTask& 
                                 "ranks are shared out in groups of this size that follow each other"});
     }
   }
+  const UnitForm form{.cut = trainer.gradient_compression.enabled ? UnitCut::kMatrices : UnitCut::kStretch,
+                      .matrix_type = task.resblock_matrix_type()};
   return std::make_unique<ShardedModel>(task.module(), task.device(), static_cast<uint64_t>(trainer.seed),
-                                        trainer.sharding, group_size, communicator,
-                                        trainer.gradient_compression.enabled ? UnitCut::kMatrices : UnitCut::kStretch);
+                                        trainer.sharding, group_size, communicator, form);
 }
 
 }  // namespace

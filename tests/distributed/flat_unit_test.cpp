@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <mutex>
 
 #include "support/tensor_matchers.h"
@@ -108,6 +109,67 @@ TEST(FlatLayout, SegmentsAreSharedOutEachForItself) {
   EXPECT_EQ(slice_of(6).ranges, (Ranges{{6, 12}}));
   EXPECT_EQ(layout.segments().size(), 3u + 1 + 1 + 1);
   EXPECT_THROW(FlatLayout(some_shapes(), 5), c10::ValueError);
+}
+
+TEST(FlatUnit, GathersAndReducesInOneCollectiveAndRoundsWhatMayBe) {
+  run_thread_ranks(2, [](ThreadRank& rank) {
+    auto shapes = some_shapes();
+    for (const size_t i : {0, 1, 4}) shapes[i].may_be_rounded = true;
+    FlatUnit unit(shapes, at::kFloat, rank, at::kBFloat16);
+    std::vector<Tensor> values, views;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      values.push_back((at::arange(shapes[i].numel(), at::kFloat) / 7 + 1).view(shapes[i].sizes));
+      views.push_back(unit.view(i));
+      views[i].copy_(values[i]);
+    }
+    const Tensor part = unit.own_part().clone();
+    const auto expect_values = [&](bool rounded) {
+      for (size_t i = 0; i < shapes.size(); ++i) {
+        const Tensor wanted =
+            rounded && shapes[i].may_be_rounded ? values[i].to(at::kBFloat16).to(at::kFloat) : values[i];
+        EXPECT_TRUE(at::equal(views[i], wanted)) << i << (rounded ? " rounded" : " exact");
+      }
+    };
+    EXPECT_FALSE(at::equal(values[1], values[1].to(at::kBFloat16).to(at::kFloat)));
+    int64_t calls = rank.calls, bytes = rank.gathered_bytes;
+    const auto since = [&] {
+      const std::array<int64_t, 2> seen{rank.calls - calls, rank.gathered_bytes - bytes};
+      calls = rank.calls;
+      bytes = rank.gathered_bytes;
+      return seen;
+    };
+    unit.release();
+    unit.gather(part);
+    const auto exact = since();
+    EXPECT_EQ(exact[0], 1);
+    expect_values(/*rounded=*/false);
+    unit.gather(part, Gather::kRounded);  // exact values serve as well
+    expect_values(/*rounded=*/false);
+    EXPECT_EQ(since()[0], 0);
+    unit.release();
+    unit.start_gather(part, Gather::kRounded);
+    unit.gather(part, Gather::kRounded);
+    expect_values(/*rounded=*/true);
+    const auto rounded = since();
+    EXPECT_EQ(rounded[0], 1);
+    const int64_t may_be = 35 + 36 * 5 + 5 * 24;  // of these a rank has half, and each number costs two bytes less
+    EXPECT_NEAR(static_cast<double>(exact[1] - rounded[1]), may_be / 2.0 * 2, 64) << "paddings may differ";
+    unit.gather(part);  // rounded ones do not serve
+    expect_values(/*rounded=*/false);
+    EXPECT_EQ(since()[0], 1);
+    unit.release();
+    unit.gather(part, Gather::kRounded);
+    unit.gather_again(2 * part);
+    for (size_t i = 0; i < shapes.size(); ++i) EXPECT_TRUE(at::equal(views[i], 2 * values[i])) << i;
+    since();
+    unit.start_reduce(values);
+    const Tensor sum = unit.finish_reduce();
+    EXPECT_EQ(since()[0], 1);
+    for (const auto& slice : unit.slices()) {
+      EXPECT_TRUE(at::equal(sum.narrow(0, slice.offset, slice.size()),
+                            2 * numbers_of(values[slice.tensor], shapes[slice.tensor], slice)));
+    }
+  });
 }
 
 /// Parts that are memory of the whole: what a rank changes of its part is changed there.

@@ -225,6 +225,16 @@ TEST(Config, OnlyWhatKeepsTheRunTheSameMayChange) {
   }
 }
 
+TEST(Config, CropsAreThoseOfThePapersStage) {
+  const auto augmentation_of = [](auto data, const std::string& more) {
+    const auto tree = config::parse_yaml("{sources: [{path: a.tar}]" + more + "}", "my.yaml");
+    return config::load_config<decltype(data)>(tree).augmentation;
+  };
+  EXPECT_EQ(augmentation_of(data::DataConfig{}, ""), data::Augmentation::kStage1);
+  EXPECT_EQ(augmentation_of(PriorData{}, ""), data::Augmentation::kStage2);
+  EXPECT_EQ(augmentation_of(PriorData{}, ", augmentation: none"), data::Augmentation::kNone);
+}
+
 TEST(Config, KeysAreCheckedWhereTheyAreWritten) {
   const auto load = [](const std::string& yaml) {
     try {

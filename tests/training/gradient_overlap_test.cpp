@@ -154,7 +154,7 @@ models::PriorConfig tiny_config() {
 /// A prior split over pairs of ranks.
 struct SplitSide {
   explicit SplitSide(distributed::Communicator& ranks)
-      : model(tiny_config()), sharded(model, at::kCPU, 1, Sharding::kHybrid, 2, ranks, UnitCut::kMatrices) {}
+      : model(tiny_config()), sharded(model, at::kCPU, 1, Sharding::kHybrid, 2, ranks, {.cut = UnitCut::kMatrices}) {}
 
   void pass(int64_t rank, int64_t step) {
     sharded.begin_step();

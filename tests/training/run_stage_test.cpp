@@ -49,14 +49,23 @@ TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
     const std::string text = checked(check_prior, config);
     EXPECT_THAT(text, AllOf(HasSubstr("the config is valid"), HasSubstr("parameters: "),
                             HasSubstr(str("training step at batch ", config.trainer.batch_size, ": ")),
-                            HasSubstr("FLOP of matrix work"), HasSubstr("training state (f32 weights"),
+                            HasSubstr("FLOP of matrix work"), HasSubstr("training state: "), HasSubstr("(f32 weights and gradients "),
                             HasSubstr("weight decay 0.045 on matrices and kernels ("),
                             HasSubstr(str("activations at micro-batch ", config.trainer.micro_size(), ": about "))))
         << entry.path();
   }
   EXPECT_EQ(found, 8);
   EXPECT_THAT(checked(check_prior, config::load_config_file<PriorTraining>(kPaper.parent_path() / "prior/12b.yaml")),
-              AllOf(HasSubstr("12,292,840,960"), HasSubstr("96.4 PFLOP"), HasSubstr("246 GB")));
+              AllOf(HasSubstr("12,292,840,960"), HasSubstr("96.4 PFLOP"),
+                    // 8 bytes a number; 2 of each moment, 4 for the 0.2 G that are no matrices; 4 of the average
+                    HasSubstr("training state: 197 GB (f32 weights and gradients 98.3 GB, moments in f16 50.0 GB, "
+                              "average 49.2 GB)")));
+  auto wide = config::load_config_file<PriorTraining>(kPaper.parent_path() / "prior/12b.yaml");
+  wide.optimizer.moments = optim::Moments::kF32;
+  wide.trainer.ema_decay = 0;
+  wide.trainer.sharding = Sharding::kFull;
+  EXPECT_THAT(checked(check_prior, wide), AllOf(HasSubstr("training state: 197 GB"), HasSubstr("moments in f32 98.3 GB)"),
+                                                HasSubstr("before sharding full")));
 }
 
 TEST(RunStage, CheckTellsWhatCompressionSends) {

@@ -107,6 +107,46 @@ TEST(ShardedModel, HoldsABlockAndTheNextAtMost) {
   });
 }
 
+/// bf16 compute: rounding matrices on their way, in place of where they are used, changes nothing.
+TEST(ShardedModel, MatricesSentInTheComputeTypeGiveTheSameBits) {
+  for (const auto cut : {UnitCut::kStretch, UnitCut::kMatrices}) {
+    run_thread_ranks(2, [cut](ThreadRank& rank) {
+      const auto numbers_of = [&](std::optional<at::ScalarType> matrix_type) {
+        auto config = tiny_config();
+        config.dim = 32;
+        models::Prior prior(config, {.dtype = at::kBFloat16, .head_dtype = at::kBFloat16});
+        ShardedModel sharded(prior, at::kCPU, 1, Sharding::kFull, 2, rank, {.cut = cut, .matrix_type = matrix_type});
+        sharded.begin_step();
+        const Tensor loss = loss_of(prior, rank.rank(), sharded);
+        sharded.begin_pass(true);
+        loss.backward();
+        sharded.end_pass();
+        std::map<std::string, Tensor> numbers{{"loss", loss.detach()}};
+        const WholeWeights whole(sharded);
+        for (const auto& [name, parameter] : prior.named_parameters()) {
+          numbers[name] = parameter->tensor.detach().clone();
+        }
+        // A rank's slices lie elsewhere where matrices go apart: norms of whole gradients can be compared.
+        const auto norms = sharded.gradient_norms();
+        for (size_t i = 0; i < norms.names.size(); ++i) {
+          numbers["gradient of " + norms.names[i]] = norms.norms_P[static_cast<int64_t>(i)];
+        }
+        return numbers;
+      };
+      const auto exact = numbers_of({}), rounded = numbers_of(at::kBFloat16);
+      ASSERT_EQ(exact.size(), rounded.size());
+      for (const auto& [name, number] : exact) {
+        if (name.starts_with("gradient")) {
+          EXPECT_TRUE(at::allclose(rounded.at(name), number, 1e-5, 0)) << name;  // another order of sums
+        } else {
+          EXPECT_TRUE(at::equal(rounded.at(name), number)) << name;
+        }
+      }
+      EXPECT_FALSE(at::equal(exact.at("loss"), at::zeros({})));
+    });
+  }
+}
+
 /// Gradients of the parameters after micro-batches of `size` ranks in one process.
 std::map<std::string, Tensor> reference_gradients(int size, int num_passes) {
   models::Prior prior(tiny_config());
@@ -134,7 +174,7 @@ TEST(ShardedModel, PiecesHaveTheSumsOfGradientsAndTheirNorms) {
       run_thread_ranks(4, [&, sharding = sharding, group_size = group_size, cut = cut](ThreadRank& rank) {
         models::Prior prior(tiny_config());
         prior.set_parameter_type(at::kDouble);
-        ShardedModel sharded(prior, at::kCPU, 1, sharding, group_size, rank, cut);
+        ShardedModel sharded(prior, at::kCPU, 1, sharding, group_size, rank, {.cut = cut});
         sharded.begin_step();
         for (int pass = 0; pass < num_passes; ++pass) {
           const Tensor loss = loss_of(prior, rank.rank() * num_passes + pass, sharded);
@@ -172,7 +212,7 @@ TEST(ShardedModel, ARanksShareOfAMatrixIsThePapersShard) {
     whole.materialize(at::kCPU);
     whole.initialize(3);
     models::Prior prior(tiny_config());
-    const ShardedModel sharded(prior, at::kCPU, 3, Sharding::kHybrid, 2, rank, UnitCut::kMatrices);
+    const ShardedModel sharded(prior, at::kCPU, 3, Sharding::kHybrid, 2, rank, {.cut = UnitCut::kMatrices});
     std::map<std::string, Tensor> shards;
     for (const auto& [name, parameter] : whole.named_parameters()) {
       const Tensor& matrix = parameter->tensor;

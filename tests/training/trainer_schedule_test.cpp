@@ -121,6 +121,9 @@ TEST(TrainerSchedule, APlateauNeedsValidations) {
   config.learning_rate.plateau.metric = "elb";
   EXPECT_THAT(message_of<ConfigError>([&] { train(config, scratch / "run"); }),
               HasSubstr("learning_rate.plateau.metric: expected one of: train_loss"));
+  EXPECT_EQ(latest(scratch / "run").step, 2) << "what was trained until then is there to go on from";
+  EXPECT_TRUE(train(on_plateau(4), scratch / "run", /*resume=*/true));
+  EXPECT_EQ(latest(scratch / "run").step, 4);
 }
 
 TEST(TrainerSpeed, UtilisationIsAShareOfTheGivenSpeed) {

@@ -76,6 +76,7 @@ class Clip : public layers::Module {
   int64_t start_of_text() const { return config_.text_vocab_size - 2; }
   int64_t end_of_text() const { return config_.text_vocab_size - 1; }
   const ClipConfig& config() const { return config_; }
+  at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
   struct Packed {

@@ -1,4 +1,4 @@
-// What a model costs: parameters, FLOPs of a training step, memory. For --check and the start of a run.
+// What a model costs: parameters, FLOPs of a training step, memory of activations. For --check and the start of a run.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,6 @@ struct Summary {
   int64_t num_tensors = 0;
   /// Multiply-adds of one sample's forward pass in the matrix work that masks allow, times 2; a training step is 3 times.
   double forward_flops_per_sample = 0;
-  /// Bytes: f32 weights, gradients, two optimizer moments and EMA.
-  double training_state_bytes = 0;
 };
 
 Summary summarize(const Dvae& model);
@@ -45,7 +43,7 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
 double activation_bytes(const PriorConfig& config, const PriorCompute& compute, int64_t micro_batch,
                         bool activation_checkpointing);
 
-/// A few lines for people: parameters, FLOPs per step at `batch_size`, memory of the training state.
+/// Two lines for people: parameters, FLOPs per step at `batch_size`.
 std::string describe(const Summary& summary, int64_t batch_size);
 
 }  // namespace dalle::models

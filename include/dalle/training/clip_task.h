@@ -36,6 +36,7 @@ class ClipTask : public TrainingTask {
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::pair<std::string, int64_t> throughput_unit() const override { return {"pairs", 1}; }
+  std::optional<at::ScalarType> resblock_matrix_type() const override { return model_.compute_dtype(); }
   std::map<std::string, std::string> identities() const override;
   std::string tokenizer_bytes() const override { return tokenizer_.model_bytes(); }
 

@@ -47,6 +47,7 @@ class PriorTask : public TrainingTask {
   }
   TrainingCost cost() const override { return cost_; }
   bool needs_gradient_scaling() const override { return model_.compute().dtype == at::kHalf; }
+  std::optional<at::ScalarType> resblock_matrix_type() const override { return model_.compute().dtype; }
   std::map<std::string, std::string> identities() const override;
   std::string tokenizer_bytes() const override { return encoder_.tokenizer().model_bytes(); }
 

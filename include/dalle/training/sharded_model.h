@@ -1,8 +1,9 @@
 // A model whose resblocks' parameters, gradients and optimizer state are split over a group of ranks (paper 2.5, E.1). The
 // blocks are the units of a BlockRunner: the next one is gathered while one computes, never more than one ahead; a
 // block's whole weights are given back after its use, and its gradients summed into the ranks' parts as its backward pass
-// ends; in the last pass of a step the groups begin to sum their parts as soon as these are there. All other parameters are one more unit, there for the length of a step. Single numbers, and parameters that are
-// not trained, stay whole on every rank.
+// ends; in the last pass of a step the groups begin to sum their parts as soon as these are there. All other parameters are
+// one more unit, there for the length of a step. Single numbers, and parameters that are not trained, stay whole on every
+// rank.
 #pragma once
 
 #include <functional>
@@ -38,9 +39,16 @@ std::vector<int64_t> block_indices(const std::vector<layers::NamedParameter>& pa
 std::vector<GradientPiece> pieces_of_part(const std::vector<layers::NamedParameter>& parameters, int64_t group_size,
                                           int64_t part);
 
-/// How a unit's numbers are shared out: in one stretch, sent in one collective; or along each resblock matrix's axis as in the
-/// paper (E.1), with a collective each, so that replicas can compress their shards.
+/// How a unit's numbers are shared out: in one stretch; or along each resblock matrix's axis as in the paper (E.1), so that
+/// replicas can compress their shards.
 enum class UnitCut { kStretch, kMatrices };
+
+struct UnitForm {
+  UnitCut cut = UnitCut::kStretch;
+  /// What the model rounds matrices of resblocks to before each use, if it does: for the length of a block they are gathered
+  /// in this type, half the bytes of f32, with the same results.
+  std::optional<at::ScalarType> matrix_type;
+};
 
 class ShardedModel : public layers::BlockRunner {
  public:
@@ -48,7 +56,7 @@ class ShardedModel : public layers::BlockRunner {
   /// kOptimizer the weights stay whole. Groups are `group_size` ranks that follow each other; it divides the world's.
   /// Throws c10::ValueError where it does not. `module` and `ranks` outlive this.
   ShardedModel(layers::Module& module, at::Device device, uint64_t seed, Sharding sharding, int64_t group_size,
-               distributed::Communicator& ranks, UnitCut cut = UnitCut::kStretch);
+               distributed::Communicator& ranks, UnitForm form = {});
   ~ShardedModel() override;
 
   /// For the optimizer: this rank's slices of trained parameters as flat tensors under the parameters' names, then the
@@ -126,7 +134,7 @@ class ShardedModel : public layers::BlockRunner {
   void require_tensors_of(const storage::TensorFiles& files, const std::string& place) const;
 
   Sharding sharding_;
-  UnitCut cut_;
+  UnitForm form_;
   distributed::Communicator& ranks_;
   std::unique_ptr<distributed::Communicator> group_, replicas_;
   std::vector<std::unique_ptr<Unit>> units_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -103,6 +104,8 @@ class TrainingTask {
   virtual TrainingCost cost() const { return {}; }
   /// Whether the model's resblocks compute in fp16, whose gradients need scales of their own (paper 2.4).
   virtual bool needs_gradient_scaling() const { return false; }
+  /// The type that matrices of resblocks are rounded to before each use; none where they are used as they are.
+  virtual std::optional<at::ScalarType> resblock_matrix_type() const { return {}; }
   /// Identities of other models this one depends on (dvae, tokenizer).
   virtual std::map<std::string, std::string> identities() const { return {}; }
   /// Bytes of the tokenizer that belongs to the model, or "".
