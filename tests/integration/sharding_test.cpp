@@ -77,6 +77,19 @@ TEST(ShardingInF32, ThePriorsLossesAreThoseOfOneProcess) {
                   [](const fs::path& run, const fs::path& alone) { expect_same_losses(run, alone, 1e-5); });
 }
 
+/// Matrices travel in bf16: to what each use rounds them anyway. Two ranks' sums have one order.
+TEST(ShardingInBf16, ThePriorsLossesAreThoseOfDataParallel) {
+  const Parts place("sharding-bf16");
+  std::string yaml = spread_yaml("prior", 20);
+  yaml.replace(yaml.find("precision: f32"), 14, "precision: bf16");
+  const std::string config = place.file("prior.yaml", yaml);
+  const Layout whole{2, "none"}, split{2, "full"};
+  for (const Layout& layout : {whole, split}) {
+    train_in(place, "prior", layout.name(), layout, {config, "--set", "trainer.clip_norm=0"});
+  }
+  expect_same_losses(place / split.name(), place / whole.name(), 0);
+}
+
 TEST(ShardedCheckpoints, GoOnUnderAnyLayout) {
   const Parts place("sharding-moved");
   struct Case {
