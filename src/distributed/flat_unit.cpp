@@ -144,7 +144,9 @@ std::vector<Tensor> FlatUnit::unpacked(const Tensor& bytes) const {
 
 void FlatUnit::start_all_gather(const Tensor& part) {
   const c10::NoGradGuard no_grad;
+  is_gathering_ = true;
   if (is_one_segment() && !is_rounded_) {
+    if (!has_memory_) allocate();
     gathering_ = group_.start_all_gather(whole_, part);
     return;
   }
@@ -164,6 +166,7 @@ void FlatUnit::finish_all_gather() {
   std::exchange(gathering_, Pending()).wait();
   is_gathering_ = false;
   if (!received_.defined()) return;
+  if (!has_memory_) allocate();
   const auto shares = unpacked(received_.view({group_.world_size(), -1}));
   for (size_t i = 0; i < shares.size(); ++i) {
     segment_of_whole(whole_, layout_.segments()[i]).view(shares[i].sizes()).copy_(shares[i]);
@@ -181,12 +184,10 @@ void FlatUnit::allocate() {
 }
 
 void FlatUnit::start_gather(const Tensor& part, Gather values) {
-  if (has_memory_ && is_rounded_ && values == Gather::kExact) release();
-  if (has_memory_) return;
-  allocate();
+  if (is_rounded_ && values == Gather::kExact) release();
+  if (has_memory_ || is_gathering_) return;
   is_rounded_ = values == Gather::kRounded && sent_type_.has_value();
   start_all_gather(part);
-  is_gathering_ = true;
 }
 
 void FlatUnit::gather(const Tensor& part, Gather values) {
@@ -202,8 +203,10 @@ void FlatUnit::gather_again(const Tensor& part) {
 }
 
 void FlatUnit::release() {
+  std::exchange(gathering_, Pending()).wait();
+  is_gathering_ = false;
+  received_.reset();
   if (!has_memory_) return;
-  if (is_gathering_) finish_all_gather();
   auto* storage = whole_.storage().unsafeGetStorageImpl();
   storage->set_data_ptr_noswap(at::DataPtr(nullptr, whole_.device()));
   storage->set_nbytes(0);

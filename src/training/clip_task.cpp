@@ -14,6 +14,18 @@
 namespace dalle::training {
 namespace {
 
+constexpr int64_t kRecallsAt[] = {1, 5, 10};
+
+std::vector<std::string> retrieval_names(const std::string& prefix) {
+  std::vector<std::string> names;
+  for (const int64_t k : kRecallsAt) {
+    names.push_back(str(prefix, "_image_to_text_r", k));
+    names.push_back(str(prefix, "_text_to_image_r", k));
+  }
+  names.push_back(prefix + "_pairs");
+  return names;
+}
+
 // The model as the tokenizer wants it: its pieces, start and end.
 ClipTraining with_vocabulary(ClipTraining config, const text::TextTokenizer& tokenizer) {
   if (config.model.tokenizer_kind != tokenizer.kind()) {
@@ -164,12 +176,22 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
   const Tensor used = is_usable.nonzero().squeeze(1);
   images = images.index_select(0, used);
   texts = texts.index_select(0, used);
-  for (const int64_t k : {1, 5, 10}) {
+  std::vector<double> values;
+  for (const int64_t k : kRecallsAt) {
     const auto recall = evaluation::recall_at(images, texts, k);
-    metrics.emplace_back(str(prefix, "_image_to_text_r", k), recall.image_to_text);
-    metrics.emplace_back(str(prefix, "_text_to_image_r", k), recall.text_to_image);
+    values.insert(values.end(), {recall.image_to_text, recall.text_to_image});
   }
-  metrics.emplace_back(prefix + "_pairs", static_cast<double>(images.size(0)));
+  values.push_back(static_cast<double>(images.size(0)));
+  const auto names = retrieval_names(prefix);
+  for (size_t i = 0; i < names.size(); ++i) metrics.emplace_back(names[i], values[i]);
+}
+
+std::vector<std::string> ClipTask::validation_names() const {
+  auto names = retrieval_names("train");
+  if (!validation_) return names;
+  const auto held_out = retrieval_names("validation");
+  names.insert(names.end(), held_out.begin(), held_out.end());
+  return names;
 }
 
 Metrics ClipTask::evaluate(int64_t) {

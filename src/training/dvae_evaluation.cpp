@@ -67,26 +67,29 @@ void add_to_sums(const models::Dvae& model, const DvaeTraining& config, const Te
   sums.ssim += generation::ssim(pixels, picture).sum().item<double>();
 }
 
-Metrics summary_of(const Sums& sums, const evaluation::CodeUsage& usage, const models::DvaeConfig& model) {
+Metrics summary_of(const Sums& sums, const evaluation::CodeUsage& usage, const models::DvaeConfig& model,
+                   double temperature) {
   const double positions = static_cast<double>(model.grid_size() * model.grid_size());
   const double sub_pixels = static_cast<double>(3 * model.image_size * model.image_size);
   const double vocab = static_cast<double>(model.vocab_size);
   const double relaxed = sums.relaxed / (sums.images * sub_pixels), hard = sums.hard / (sums.images * sub_pixels);
   const double argmax = sums.argmax / (sums.images * sub_pixels), kl = sums.kl / sums.images;
   const double share = positions / sub_pixels;
-  return {{"nll_relaxed", relaxed},
-          {"nll_hard", hard},
-          {"nll_argmax", argmax},
-          {"elb_relaxed", relaxed + share * kl},
-          {"elb_hard", hard + share * kl},
-          {"elb_argmax", argmax + share * std::log(vocab)},
-          {"elb_gap", hard - relaxed},
-          {"kl", kl},
-          {"psnr", sums.psnr / sums.images},
-          {"ssim", sums.ssim / sums.images},
-          {"codes_used", usage.share_used()},
-          {"dead_codes", vocab - static_cast<double>(usage.num_used())},
-          {"perplexity", usage.perplexity()}};
+  Metrics metrics{{"nll_relaxed", relaxed},
+                  {"nll_hard", hard},
+                  {"nll_argmax", argmax},
+                  {"elb_relaxed", relaxed + share * kl},
+                  {"elb_hard", hard + share * kl},
+                  {"elb_argmax", argmax + share * std::log(vocab)},
+                  {"elb_gap", hard - relaxed},
+                  {"kl", kl},
+                  {"psnr", sums.psnr / sums.images},
+                  {"ssim", sums.ssim / sums.images},
+                  {"codes_used", usage.share_used()},
+                  {"dead_codes", vocab - static_cast<double>(usage.num_used())},
+                  {"perplexity", usage.perplexity()}};
+  if (model.quantizer == models::Quantizer::kGumbel) metrics.emplace_back("temperature", temperature);
+  return metrics;
 }
 
 }  // namespace
@@ -109,9 +112,15 @@ Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, con
   }
   ranks.all_reduce_sum(usage.counts());
   sum_over_ranks({&sums.images, &sums.relaxed, &sums.hard, &sums.argmax, &sums.kl, &sums.psnr, &sums.ssim}, ranks);
-  Metrics metrics = summary_of(sums, usage, config.model);
-  if (model.quantizer == nullptr) metrics.emplace_back("temperature", temperature);
-  return metrics;
+  return summary_of(sums, usage, config.model, temperature);
+}
+
+std::vector<std::string> dvae_metric_names(const models::DvaeConfig& config) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : summary_of({.images = 1}, evaluation::CodeUsage(config.vocab_size), config, 0)) {
+    names.push_back(name);
+  }
+  return names;
 }
 
 Sheet reconstruction_sheet(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& shown,

@@ -145,6 +145,10 @@ Metrics DvaeTask::evaluate(int64_t step) {
   return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step), ranks()) : Metrics{};
 }
 
+std::vector<std::string> DvaeTask::validation_names() const {
+  return validation_ ? dvae_metric_names(config_.model) : std::vector<std::string>{};
+}
+
 std::vector<Sheet> DvaeTask::preview(int64_t step) {
   const std::string title =
       std::string(validation_ ? "validation" : "training") + " pictures at step " + std::to_string(step);

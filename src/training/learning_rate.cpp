@@ -30,18 +30,24 @@ std::optional<ScheduleEvent> LearningRate::listed_halving(int64_t step) const {
   return halving(step, 2 * at(step), "halve_at", "learning_rate.halve_at");
 }
 
+void LearningRate::require_metric(const std::vector<std::string>& validation_names) const {
+  const std::string& metric = config_.plateau.metric;
+  if (!watches_validation() ||
+      std::find(validation_names.begin(), validation_names.end(), metric) != validation_names.end())
+    return;
+  std::string known;
+  for (const auto& name : validation_names) known += (known.empty() ? "" : ", ") + name;
+  throw ConfigError(Problem{"learning_rate.plateau.metric",
+                            known.empty() ? "validation data (validation.sources)" : "one of: " + known,
+                            "'" + metric + "'", ""});
+}
+
 std::optional<ScheduleEvent> LearningRate::observe(int64_t step, const NamedValues& validation) {
   if (!watches_validation() || step < config_.warmup_steps) return std::nullopt;
   const std::string& metric = config_.plateau.metric;
   const auto found =
       std::find_if(validation.begin(), validation.end(), [&](const auto& entry) { return entry.first == metric; });
-  if (found == validation.end()) {
-    std::string known;
-    for (const auto& [name, value] : validation) known += (known.empty() ? "" : ", ") + name;
-    throw ConfigError(Problem{"learning_rate.plateau.metric",
-                              known.empty() ? "validation data (validation.sources)" : "one of: " + known,
-                              "'" + metric + "'", "resume with --set learning_rate.plateau.metric=NAME"});
-  }
+  TORCH_CHECK_VALUE(found != validation.end(), "[learning rate] a validation without ", metric);
   const double before = at(step);
   const auto& listed = config_.halve_at;
   const auto passed = std::upper_bound(listed.begin(), listed.end(), step);

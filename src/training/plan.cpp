@@ -226,16 +226,24 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
   return memory;
 }
 
+double Plan::stored_bytes(const ModelUnit& unit) const {
+  return matrix_bytes() * unit.matrix_numbers() + 4 * unit.other_numbers;
+}
+
+double Plan::sent_bytes(const ModelUnit& unit) const {
+  return number(static_cast<int64_t>(c10::elementSize(compute_.dtype))) * unit.matrix_numbers() +
+         4 * unit.other_numbers;
+}
+
 /// Where all activations are held: at the heads, whose gradient is counted with the logits, with the last block, which their
 /// backward pass fetches; or at the last block with the one before it, its whole gradient and that of the heads. Weights are
-/// gathered as they are stored; those of embeddings and heads for the whole step (training/sharded_model.h).
+/// whole as they are stored, but on their way in the compute type; those of embeddings and heads for the whole step
+/// (training/sharded_model.h).
 double Plan::gathered_for(bool is_head) const {
-  const auto bytes = [&](const ModelUnit& unit) {
-    return matrix_bytes() * unit.matrix_numbers() + 4 * unit.other_numbers;
-  };
+  const auto bytes = [&](const ModelUnit& unit) { return stored_bytes(unit); };
   const ModelUnit &heads = units_.back(), &last = units_[units_.size() - 2], &before = units_[units_.size() - 3];
   const double root = bytes(units_.front()) + bytes(heads);
-  return root + (is_head ? bytes(last) : 2 * bytes(last) + bytes(before) + bytes(heads));
+  return root + (is_head ? bytes(last) : 2 * bytes(last) + sent_bytes(before) + bytes(heads));
 }
 
 int64_t Plan::largest_micro_batch() const {

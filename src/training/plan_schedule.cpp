@@ -78,15 +78,6 @@ class StepSchedule {
 
   bool gathers() const { return plan_.is_sharded() && plan_.group_ > 1; }
 
-  /// Of a block's weights on their way to be used; of gradients, and of weights that stay.
-  double weight_bytes(const ModelUnit& unit) const {
-    const double size = static_cast<double>(c10::elementSize(plan_.compute_.dtype));
-    return size * unit.matrix_numbers() + 4 * unit.other_numbers;
-  }
-  double stored_bytes(const ModelUnit& unit) const {
-    return plan_.matrix_bytes() * unit.matrix_numbers() + 4 * unit.other_numbers;
-  }
-
   static Ids joined(Ids first, const Ids& second) {
     first.insert(first.end(), second.begin(), second.end());
     return first;
@@ -96,7 +87,8 @@ class StepSchedule {
   void forward() {
     Ids before = last_, earlier = last_;
     for (const auto& unit : plan_.units_) {
-      const Ids weights = gathers() ? gather("gather " + unit.name, weight_bytes(unit), plan_.group_, earlier) : Ids{};
+      const Ids weights =
+          gathers() ? gather("gather " + unit.name, plan_.sent_bytes(unit), plan_.group_, earlier) : Ids{};
       earlier = before;
       before = {compute("forward", unit, 1, 1, joined(before, weights))};
     }
@@ -109,14 +101,15 @@ class StepSchedule {
     Ids before = last_, earlier = last_;
     for (size_t i = plan_.units_.size(); i-- > 0;) {
       const ModelUnit& unit = plan_.units_[i];
-      const Ids weights = gathers() ? gather("gather " + unit.name, weight_bytes(unit), plan_.group_, earlier) : Ids{};
+      const Ids weights =
+          gathers() ? gather("gather " + unit.name, plan_.sent_bytes(unit), plan_.group_, earlier) : Ids{};
       earlier = before;
       const bool is_block = !unit.matrices.empty();
       const double repeated = is_block ? again : 0;
       before = {compute("backward", unit, 2 + repeated, 2 + repeated, joined(before, weights))};
       Ids gradient = before;
       if (gathers()) {
-        gradient = scatter("scatter " + unit.name, stored_bytes(unit), plan_.group_, gradient);
+        gradient = scatter("scatter " + unit.name, plan_.stored_bytes(unit), plan_.group_, gradient);
         earlier = joined(earlier, last_scatter_);
         last_scatter_ = gradient;
       }
@@ -132,11 +125,12 @@ class StepSchedule {
     if (!unit.compressed.empty()) {
       done_ = joined(done_, compressed(unit, after));
     } else if (plan_.layout_.sharding == Sharding::kOptimizer) {
-      done_ = joined(done_, scatter("scatter " + unit.name, stored_bytes(unit), plan_.layout_.num_devices, after));
+      done_ =
+          joined(done_, scatter("scatter " + unit.name, plan_.stored_bytes(unit), plan_.layout_.num_devices, after));
     } else if (plan_.layout_.sharding == Sharding::kNone && !plan_.compression_.enabled) {
-      add_to_bucket(stored_bytes(unit), after);
+      add_to_bucket(plan_.stored_bytes(unit), after);
     } else {
-      done_ = joined(done_, all_reduce("reduce " + unit.name, stored_bytes(unit), after));
+      done_ = joined(done_, all_reduce("reduce " + unit.name, plan_.stored_bytes(unit), after));
     }
   }
 
@@ -193,7 +187,7 @@ class StepSchedule {
     const size_t updated = add("update", Stream::kCompute, seconds, 0, joined(done_, last_));
     if (plan_.layout_.sharding != Sharding::kOptimizer) return;
     double bytes = 0;
-    for (const auto& unit : plan_.units_) bytes += stored_bytes(unit);
+    for (const auto& unit : plan_.units_) bytes += plan_.stored_bytes(unit);
     gather("gather weights", bytes, plan_.layout_.num_devices, {updated});
   }
 

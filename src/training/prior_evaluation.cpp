@@ -62,14 +62,17 @@ Metrics PriorLosses::metrics(const std::string& prefix, double text_weight, doub
   const auto mean = [](double sum, double count) { return sum / std::max(1.0, count); };
   const double image = position_loss().mean().item<double>();
   const double with_pads = mean(text_ + pads_, num_text_ + num_pads_);
-  Metrics metrics{{prefix + "loss", text_weight * with_pads + image_weight * image},
-                  {prefix + "image_loss", image},
-                  {prefix + "text_loss", mean(text_, num_text_)}};
-  if (counts_pads_) {
-    metrics.emplace_back(prefix + "text_loss_with_pads", with_pads);
-    metrics.emplace_back(prefix + "pad_loss", mean(pads_, num_pads_));
-  }
+  const double values[] = {text_weight * with_pads + image_weight * image, image, mean(text_, num_text_), with_pads,
+                           mean(pads_, num_pads_)};
+  Metrics metrics;
+  for (const auto& name : names(prefix, counts_pads_)) metrics.emplace_back(name, values[metrics.size()]);
   return metrics;
+}
+
+std::vector<std::string> PriorLosses::names(const std::string& prefix, bool has_pad_targets) {
+  std::vector<std::string> names{prefix + "loss", prefix + "image_loss", prefix + "text_loss"};
+  if (has_pad_targets) names.insert(names.end(), {prefix + "text_loss_with_pads", prefix + "pad_loss"});
+  return names;
 }
 
 Tensor PriorLosses::position_loss() const {

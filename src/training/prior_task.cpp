@@ -185,6 +185,15 @@ Metrics PriorTask::evaluate(int64_t) {
   return metrics;
 }
 
+std::vector<std::string> PriorTask::validation_names() const {
+  const bool has_pad_targets = model_.config().text_loss_on_pads;
+  std::vector<std::string> names = PriorLosses::names("train_", has_pad_targets);
+  if (!validation_) return names;
+  const auto held_out = PriorLosses::names("", has_pad_targets);
+  names.insert(names.end(), held_out.begin(), held_out.end());
+  return names;
+}
+
 std::vector<Sheet> PriorTask::validation_sheets(int64_t step) {
   if (!last_losses_) return {};
   return {position_loss_sheet(*last_losses_, validation_ ? "held-out" : "training", step)};

@@ -50,16 +50,18 @@ std::string describe_compression(const std::vector<layers::NamedParameter>& para
 /// What training holds of the whole model between steps, beside activations.
 std::string describe_state(const std::vector<layers::NamedParameter>& parameters, const TrainerConfig& trainer,
                            const optim::AdamWConfig& optimizer) {
-  double numbers = 0, small = 0;  // small: with 16-bit moments
+  double numbers = 0, trained = 0, small = 0;  // small: with 16-bit moments
   for (const auto& entry : parameters) {
     const auto size = static_cast<double>(entry.parameter->tensor.numel());
     numbers += size;
+    if (!entry.parameter->tensor.requires_grad()) continue;
+    trained += size;
     if (optimizer.moments == optim::Moments::kF16 && optim::is_resblock_matrix(entry)) small += size;
   }
-  const double moments = 2 * (4 * (numbers - small) + 2 * small);
+  const double held = 4 * (numbers + trained), moments = 2 * (4 * (trained - small) + 2 * small);
   const double average = trainer.ema_decay > 0 ? 4 * numbers : 0;
-  return str("training state: ", scaled(8 * numbers + moments + average, "B"), " (f32 weights and gradients ",
-             scaled(8 * numbers, "B"), ", moments in ", enum_name(optimizer.moments), " ", scaled(moments, "B"),
+  return str("training state: ", scaled(held + moments + average, "B"), " (f32 weights and gradients ",
+             scaled(held, "B"), ", moments in ", enum_name(optimizer.moments), " ", scaled(moments, "B"),
              average > 0 ? str(", average ", scaled(average, "B")) : "", ")",
              trainer.sharding != Sharding::kNone ? str(", before sharding ", enum_name(trainer.sharding)) : "",
              "; activations come on top and grow with the micro-batch");

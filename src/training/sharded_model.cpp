@@ -139,11 +139,12 @@ ShardedModel::ShardedModel(layers::Module& module, at::Device device, uint64_t s
   const int world_size = ranks.world_size(), size = static_cast<int>(group_size);
   TORCH_CHECK_VALUE(size >= 1 && world_size % size == 0, "[sharded model] groups of ", size, " ranks do not share out ",
                     world_size);
-  if (size == 1 || stays_whole()) form_.matrix_type.reset();
   const int first = ranks.rank() / size * size, place = ranks.rank() % size;
   group_ = ranks.subgroup(every(first, 1, size));
   replicas_ = ranks.subgroup(every(place, size, world_size / size));
   all_ = module.named_parameters();
+  const bool is_own_type = form_.matrix_type == all_.front().parameter->tensor.scalar_type();
+  if (size == 1 || stays_whole() || is_own_type) form_.matrix_type.reset();
   Split parts = split(all_);
   whole_ = std::move(parts.whole);
   for (auto& [index, parameters] : parts.units) {
@@ -174,9 +175,9 @@ ShardedModel::Unit& ShardedModel::add_unit(int64_t index, std::vector<NamedParam
   unit.index = index;
   unit.parameters = std::move(parameters);
   const auto type = unit.parameters.front().parameter->tensor.scalar_type();
-  unit.flat = std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, form_, group_size()),
-                                                      at::TensorOptions(type).device(device), *group_,
-                                                      form_.matrix_type);
+  unit.flat =
+      std::make_unique<distributed::FlatUnit>(flat_shapes_of(unit.parameters, form_, group_size()),
+                                              at::TensorOptions(type).device(device), *group_, form_.matrix_type);
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     unit.parameters[i].parameter->tensor = unit.flat->view(i).requires_grad_();
     layers::initialize_parameter(unit.parameters[i], seed);

@@ -87,6 +87,7 @@ Trainer::Trainer(TrainerSetup setup, TrainingTask& task, distributed::Communicat
     throw ConfigError(Problem{"trainer.validation_interval_steps", "an interval, for learning_rate.plateau to watch",
                               "0", "set it, or learning_rate.plateau.patience_steps: 0"});
   }
+  learning_rate_.require_metric(task.validation_names());
   if (trainer.ema_decay > 0) {
     ema_.emplace(sharded_ ? sharded_->parts() : parameters_, trainer.ema_decay, trainer.ema_interval_steps);
   }
@@ -258,13 +259,7 @@ void Trainer::after_step() {
   const bool is_last = step_ == trainer.num_steps, validates = is_last || is_due(trainer.validation_interval_steps);
   const Metrics values = validate_and_preview(validates, is_last || is_due(trainer.preview_interval_steps));
   if (validates) {  // before the checkpoint, which has what it decides
-    try {
-      if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
-    } catch (const ConfigError&) {  // a metric that is none: the steps so far are not lost for it
-      save();
-      settle_checkpoint();
-      throw;
-    }
+    if (const auto event = learning_rate_.observe(step_, values)) record_schedule(*event);
   }
   if (is_due(trainer.checkpoint_interval_steps)) save();
 }

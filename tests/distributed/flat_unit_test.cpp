@@ -148,7 +148,11 @@ TEST(FlatUnit, GathersAndReducesInOneCollectiveAndRoundsWhatMayBe) {
     EXPECT_EQ(since()[0], 0);
     unit.release();
     unit.start_gather(part, Gather::kRounded);
+    EXPECT_FALSE(unit.is_whole());
+    EXPECT_EQ(views[0].storage().nbytes(), 0u) << "on its way it takes what is sent alone";
+    unit.start_gather(part, Gather::kRounded);  // it is on its way
     unit.gather(part, Gather::kRounded);
+    EXPECT_TRUE(unit.is_whole());
     expect_values(/*rounded=*/true);
     const auto rounded = since();
     EXPECT_EQ(rounded[0], 1);
@@ -157,6 +161,13 @@ TEST(FlatUnit, GathersAndReducesInOneCollectiveAndRoundsWhatMayBe) {
     unit.gather(part);  // rounded ones do not serve
     expect_values(/*rounded=*/false);
     EXPECT_EQ(since()[0], 1);
+    unit.release();
+    unit.start_gather(part, Gather::kRounded);
+    unit.release();  // of one that nobody waited for
+    EXPECT_FALSE(unit.is_whole());
+    unit.start_gather(part, Gather::kRounded);
+    unit.gather(part);  // exact ones are wanted after all
+    expect_values(/*rounded=*/false);
     unit.release();
     unit.gather(part, Gather::kRounded);
     unit.gather_again(2 * part);

@@ -62,12 +62,14 @@ TEST(LearningRate, ListedHalvingsCountTowardsTheMost) {
 }
 
 TEST(LearningRate, AnUnknownMetricIsNamedWithTheKnown) {
-  LearningRate rate(kHalving);
+  const LearningRate rate(kHalving);
+  rate.require_metric({"loss", "image_loss"});
+  LearningRate({.type = optim::ScheduleType::kConstant}).require_metric({});
   EXPECT_THAT(testing::message_of<ConfigError>([&] {
-                rate.observe(5, {{"loss", 1}, {"text_loss", 2}});
+                rate.require_metric({"loss", "text_loss"});
               }),
               HasSubstr("learning_rate.plateau.metric: expected one of: loss, text_loss, got 'image_loss'"));
-  EXPECT_THAT(testing::message_of<ConfigError>([&] { rate.observe(5, {}); }), HasSubstr("validation.sources"));
+  EXPECT_THAT(testing::message_of<ConfigError>([&] { rate.require_metric({}); }), HasSubstr("validation.sources"));
 }
 
 TEST(LearningRate, OtherSchedulesHaveNoHalvings) {

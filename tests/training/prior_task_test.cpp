@@ -15,11 +15,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-void start(TrainingTask& task) {
-  task.module().materialize(at::kCPU);
-  task.module().initialize(4);
-}
-
 PreparedBatch first_batch(TrainingTask& task, int64_t size) {
   return task.prepare(task.make_loader(size, 0)->next(), {});
 }

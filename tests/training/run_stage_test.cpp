@@ -47,11 +47,12 @@ TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
     ++found;
     const auto config = config::load_config_file<PriorTraining>(entry.path());
     const std::string text = checked(check_prior, config);
-    EXPECT_THAT(text, AllOf(HasSubstr("the config is valid"), HasSubstr("parameters: "),
-                            HasSubstr(str("training step at batch ", config.trainer.batch_size, ": ")),
-                            HasSubstr("FLOP of matrix work"), HasSubstr("training state: "), HasSubstr("(f32 weights and gradients "),
-                            HasSubstr("weight decay 0.045 on matrices and kernels ("),
-                            HasSubstr(str("activations at micro-batch ", config.trainer.micro_size(), ": about "))))
+    EXPECT_THAT(
+        text, AllOf(HasSubstr("the config is valid"), HasSubstr("parameters: "),
+                    HasSubstr(str("training step at batch ", config.trainer.batch_size, ": ")),
+                    HasSubstr("FLOP of matrix work"), HasSubstr("training state: "),
+                    HasSubstr("(f32 weights and gradients "), HasSubstr("weight decay 0.045 on matrices and kernels ("),
+                    HasSubstr(str("activations at micro-batch ", config.trainer.micro_size(), ": about "))))
         << entry.path();
   }
   EXPECT_EQ(found, 8);
@@ -64,8 +65,9 @@ TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
   wide.optimizer.moments = optim::Moments::kF32;
   wide.trainer.ema_decay = 0;
   wide.trainer.sharding = Sharding::kFull;
-  EXPECT_THAT(checked(check_prior, wide), AllOf(HasSubstr("training state: 197 GB"), HasSubstr("moments in f32 98.3 GB)"),
-                                                HasSubstr("before sharding full")));
+  EXPECT_THAT(checked(check_prior, wide),
+              AllOf(HasSubstr("training state: 197 GB"), HasSubstr("moments in f32 98.3 GB)"),
+                    HasSubstr("before sharding full")));
 }
 
 TEST(RunStage, CheckTellsWhatCompressionSends) {

@@ -166,6 +166,12 @@ inline PriorTraining tiny_prior(int64_t num_steps = 10) {
 
 // --------------------------------------------------------------------------------------------------------------- runs
 
+/// A task's model as at the start of a run.
+inline void start(TrainingTask& task) {
+  task.module().materialize(at::kCPU);
+  task.module().initialize(4);
+}
+
 template <class Config>
 TrainerSetup setup_of(const Config& config, bool resume = false) {
   return {.trainer = config.trainer,
@@ -238,6 +244,7 @@ class WatchedTask : public TrainingTask {
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }
   Metrics evaluate(int64_t step) override { return task_.evaluate(step); }
+  std::vector<std::string> validation_names() const override { return task_.validation_names(); }
   std::vector<Sheet> validation_sheets(int64_t step) override { return task_.validation_sheets(step); }
   bool previews_with_validation() const override { return task_.previews_with_validation(); }
   TrainingCost cost() const override { return task_.cost(); }

@@ -121,9 +121,34 @@ TEST(TrainerSchedule, APlateauNeedsValidations) {
   config.learning_rate.plateau.metric = "elb";
   EXPECT_THAT(message_of<ConfigError>([&] { train(config, scratch / "run"); }),
               HasSubstr("learning_rate.plateau.metric: expected one of: train_loss"));
-  EXPECT_EQ(latest(scratch / "run").step, 2) << "what was trained until then is there to go on from";
-  EXPECT_TRUE(train(on_plateau(4), scratch / "run", /*resume=*/true));
-  EXPECT_EQ(latest(scratch / "run").step, 4);
+  EXPECT_TRUE(fs::is_empty(scratch.path())) << "said before the run begins";
+  auto clip = tiny_clip(4);
+  clip.trainer.validation_interval_steps = 2;
+  clip.learning_rate = config.learning_rate;
+  EXPECT_THAT(message_of<ConfigError>([&] { train(clip, scratch / "clip"); }),
+              HasSubstr("expected one of: train_image_to_text_r1, "));
+}
+
+/// What is known before a run is what its validations give.
+TEST(TrainerSchedule, ValidationNamesAreThoseOfTheNumbers) {
+  const auto expect_names = [](TrainingTask& task) {
+    start(task);
+    std::vector<std::string> names;
+    for (const auto& [name, value] : task.evaluate(0)) names.push_back(name);
+    EXPECT_EQ(task.validation_names(), names);
+    EXPECT_FALSE(names.empty());
+  };
+  for (const bool on_pads : {true, false}) {
+    auto config = tiny_prior(1);
+    config.model.text_loss_on_pads = on_pads;
+    PriorTask prior(config, at::kCPU);
+    expect_names(prior);
+  }
+  DvaeTask dvae(tiny_dvae(1), at::kCPU), vq(tiny_vq(1), at::kCPU);
+  expect_names(dvae);
+  expect_names(vq);
+  ClipTask clip(tiny_clip(1), at::kCPU);
+  expect_names(clip);
 }
 
 TEST(TrainerSpeed, UtilisationIsAShareOfTheGivenSpeed) {

@@ -18,7 +18,7 @@ struct FlatShape {
   std::vector<int64_t> sizes;
   std::vector<int64_t> order;  // of dimensions in memory, the slowest first; none: that of sizes
   /// So many equal stretches of its memory are shared out among the ranks each for itself; 0: it is shared out
-  /// together with the others that have 0, wherever the borders of parts then lie.
+  /// together with the others that have 0 and may be rounded as it may, wherever the borders of parts then lie.
   int64_t num_segments = 0;
   bool may_be_rounded = false;  // every use rounds it to a unit's sent_type first: it may be sent in that type
 
@@ -91,7 +91,8 @@ class FlatUnit {
   Tensor own_part() const;
 
   bool is_whole() const { return has_memory_ && !is_gathering_; }
-  /// Starts to make the whole from the ranks' parts, unless it is there or on its way. `part` [part_size].
+  /// Starts to make the whole from the ranks' parts, unless it is there or on its way with such values; exact ones serve as
+  /// rounded ones. `part` [part_size]. Of several segments the whole has memory once gather() returns.
   void start_gather(const Tensor& part, Gather values = Gather::kExact);
   /// Returns with the whole there.
   void gather(const Tensor& part, Gather values = Gather::kExact);

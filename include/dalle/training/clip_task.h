@@ -33,6 +33,7 @@ class ClipTask : public TrainingTask {
   Metrics schedule_values(int64_t) const override { return {}; }
   /// Retrieval among 100 training pairs and among the validation pairs.
   Metrics evaluate(int64_t step) override;
+  std::vector<std::string> validation_names() const override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::pair<std::string, int64_t> throughput_unit() const override { return {"pairs", 1}; }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "dalle/data/dataset.h"
 #include "dalle/models/dvae.h"
@@ -23,6 +24,9 @@ namespace dalle::training {
 /// in place and no gradients.
 Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
                       double temperature, distributed::Communicator& ranks);
+
+/// Names of evaluate_dvae()'s numbers.
+std::vector<std::string> dvae_metric_names(const models::DvaeConfig& config);
 
 /// The first pictures of `shown`: original, and what each kind of code makes of it.
 Sheet reconstruction_sheet(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& shown,

@@ -32,6 +32,7 @@ class DvaeTask : public TrainingTask {
   Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
   Metrics evaluate(int64_t step) override;
+  std::vector<std::string> validation_names() const override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::vector<HealthRule> health_rules() const override;

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "dalle/optim/plateau.h"
 #include "dalle/optim/schedule.h"
@@ -32,8 +33,10 @@ class LearningRate {
 
   /// The event of a halving listed in halve_at that the update after `step` updates is the first to use.
   std::optional<ScheduleEvent> listed_halving(int64_t step) const;
-  /// Looks at the numbers of a validation after `step` updates; an event where they make a halving due. The warm-up is not
-  /// looked at. Throws ConfigError where plateau.metric is not among the names.
+  /// Throws ConfigError where validation is watched and plateau.metric is not among its names.
+  void require_metric(const std::vector<std::string>& validation_names) const;
+  /// Looks at the numbers of a validation after `step` updates, plateau.metric among them; an event where they make a
+  /// halving due. The warm-up is not looked at.
   std::optional<ScheduleEvent> observe(int64_t step, const NamedValues& validation);
 
   std::map<std::string, double> state() const { return plateau_.state(); }

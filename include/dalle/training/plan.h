@@ -95,6 +95,9 @@ class Plan {
   double matrix_bytes() const { return layout_.state_in_16_bits ? 2 : 4; }
   double matrix_numbers() const;
   double largest_unit() const;
+  /// Of a unit's weights or gradients; and of its weights on their way to be used for a block's length.
+  double stored_bytes(const ModelUnit& unit) const;
+  double sent_bytes(const ModelUnit& unit) const;
   double gathered_for(bool is_head) const;
 
   PriorTraining config_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "dalle/models/prior.h"
 #include "dalle/training/task.h"
@@ -22,6 +23,9 @@ class PriorLosses {
   /// pads also "text_loss_with_pads" over all text slots and "pad_loss" over pads alone; and "loss", weighted as in
   /// training.
   Metrics metrics(const std::string& prefix, double text_weight, double image_weight) const;
+
+  /// Names of metrics() of a model with these targets.
+  static std::vector<std::string> names(const std::string& prefix, bool has_pad_targets);
 
   /// Mean nats at each position of the grid, f64 [grid_size, grid_size].
   Tensor position_loss() const;

@@ -37,6 +37,7 @@ class PriorTask : public TrainingTask {
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
   Metrics schedule_values(int64_t) const override { return {}; }
   Metrics evaluate(int64_t step) override;
+  std::vector<std::string> validation_names() const override;
   /// The image loss of each position in the last validation.
   std::vector<Sheet> validation_sheets(int64_t step) override;
   bool previews_with_validation() const override { return true; }

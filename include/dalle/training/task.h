@@ -90,6 +90,8 @@ class TrainingTask {
   /// Over the validation data, shared out among the ranks; empty without any, and the same on every rank. Runs with the
   /// averaged weights in place.
   virtual Metrics evaluate(int64_t step) = 0;
+  /// The names that evaluate() gives.
+  virtual std::vector<std::string> validation_names() const = 0;
   /// Pictures of what the last evaluate() found, for samples/.
   virtual std::vector<Sheet> validation_sheets(int64_t /*step*/) { return {}; }
   /// Whether preview() is asked for at every validation too, not only every trainer.preview_interval_steps.
