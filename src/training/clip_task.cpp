@@ -152,7 +152,7 @@ void ClipTask::after_update(const Tensor&) {
 }
 
 void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
-                             Metrics& metrics) const {
+                             layers::BlockRunner& runner, Metrics& metrics) const {
   const c10::NoGradGuard no_grad;
   // Rows of samples that another rank has, or that are unusable, stay 0.
   const at::TensorOptions host = model_.logit_scale.tensor.options().device(at::kCPU).requires_grad(false);
@@ -160,16 +160,23 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
   Tensor is_usable = at::zeros({count}, at::kLong);
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     ranks().note(str("validation, sample ", first));
-    const auto batch =
+    auto batch =
         data::load_range(dataset, config_.data, config_.model.image_size, first, size, {}, data::RangeIs::kMayBeEmpty);
-    if (batch.keys.empty()) continue;
+    const bool is_empty = batch.keys.empty();
+    if (is_empty) {  // others may need this rank's parts of the blocks
+      batch.images = at::zeros({1, 3, config_.model.image_size, config_.model.image_size}, at::kByte);
+      batch.captions = {""};
+    }
     std::vector<Tensor> ids;
     for (const auto& caption : batch.captions) {
       ids.push_back(at::tensor(models::clip_text_ids(config_.model, tokenizer_.encode(caption)), at::kLong));
     }
+    const Tensor of_images = model_.encode_image(to_unit_range(batch.images, device_), runner);
+    const Tensor of_texts = model_.encode_text(at::stack(ids).to(device_), runner);
+    if (is_empty) continue;
     const Tensor rows = at::tensor(batch.positions, at::kLong);
-    images.index_copy_(0, rows, model_.encode_image(to_unit_range(batch.images, device_)).to(host));
-    texts.index_copy_(0, rows, model_.encode_text(at::stack(ids).to(device_)).to(host));
+    images.index_copy_(0, rows, of_images.to(host));
+    texts.index_copy_(0, rows, of_texts.to(host));
     is_usable.index_fill_(0, rows, 1);
   }
   for (Tensor* part : {&images, &texts, &is_usable}) ranks().all_reduce_sum(*part);
@@ -194,11 +201,12 @@ std::vector<std::string> ClipTask::validation_names() const {
   return names;
 }
 
-Metrics ClipTask::evaluate(int64_t) {
+Metrics ClipTask::evaluate(int64_t, layers::BlockRunner& runner) {
   Metrics metrics;
-  add_retrieval(dataset_, std::min<int64_t>(100, dataset_.size()), "train", metrics);
-  if (validation_)
-    add_retrieval(*validation_, validation_size(*validation_, config_.validation), "validation", metrics);
+  add_retrieval(dataset_, std::min<int64_t>(100, dataset_.size()), "train", runner, metrics);
+  if (validation_) {
+    add_retrieval(*validation_, validation_size(*validation_, config_.validation), "validation", runner, metrics);
+  }
   return metrics;
 }
 

@@ -24,13 +24,14 @@ struct Decoded {
 };
 
 Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const Tensor& pixels,
-                    const std::vector<int64_t>& positions, double temperature) {
+                    const std::vector<int64_t>& positions, double temperature,
+                    layers::BlockRunner& runner = layers::plain_runner()) {
   // In f32, whatever the training's type: in bf16 many relaxed codes are equal, and their argmax would be no fair draw.
-  const Tensor given = model.encode_logits(pixels);
+  const Tensor given = model.encode_logits(pixels, runner);
   const Tensor logits = given.to(at::promote_types(given.scalar_type(), at::kFloat));
   Decoded out;
   out.codes_BHW = model.codes_of(logits);
-  out.argmax = model.decode_stats(model.decoder_input(out.codes_BHW));
+  out.argmax = model.decode_stats(model.decoder_input(out.codes_BHW), runner);
   if (model.quantizer != nullptr) {
     out.relaxed = out.hard = out.argmax;
     out.kl = static_cast<double>(pixels.size(0)) * std::log(static_cast<double>(config.model.vocab_size));
@@ -40,8 +41,8 @@ Decoded decode_each(const models::Dvae& model, const DvaeTraining& config, const
                                                  {.seed = static_cast<uint64_t>(config.trainer.seed),
                                                   .purpose = Purpose::kEvaluation,
                                                   .temperature = temperature});
-  out.relaxed = model.decode_stats(relaxed.codes_BVHW);
-  out.hard = model.decode_stats(model.decoder_input(layers::argmax_codes(relaxed.codes_BVHW)));
+  out.relaxed = model.decode_stats(relaxed.codes_BVHW, runner);
+  out.hard = model.decode_stats(model.decoder_input(layers::argmax_codes(relaxed.codes_BVHW)), runner);
   out.kl = relaxed.kl_BHW.mean({1, 2}).sum().item<double>();
   return out;
 }
@@ -95,7 +96,7 @@ Metrics summary_of(const Sums& sums, const evaluation::CodeUsage& usage, const m
 }  // namespace
 
 Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
-                      double temperature, distributed::Communicator& ranks) {
+                      double temperature, distributed::Communicator& ranks, layers::BlockRunner& runner) {
   const c10::NoGradGuard no_grad;
   const int64_t count = validation_size(validation, config.validation);
   evaluation::CodeUsage usage(config.model.vocab_size);
@@ -104,9 +105,14 @@ Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, con
     ranks.note(str("validation, sample ", first));
     const auto batch =
         data::load_range(validation, config.data, config.model.image_size, first, size, {}, data::RangeIs::kMayBeEmpty);
-    if (batch.keys.empty()) continue;
+    if (batch.keys.empty()) {  // others may need this rank's parts of the blocks
+      const int64_t side = config.model.image_size;
+      const auto options = at::TensorOptions(at::kFloat).device(model.device());
+      decode_each(model, config, at::zeros({1, 3, side, side}, options), {0}, temperature, runner);
+      continue;
+    }
     const Tensor pixels = to_unit_range(batch.images, model.device());
-    const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature);
+    const Decoded decoded = decode_each(model, config, pixels, batch.positions, temperature, runner);
     add_to_sums(model, config, pixels, decoded, sums);
     usage.add(decoded.codes_BHW);
   }

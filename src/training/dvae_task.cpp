@@ -141,8 +141,8 @@ Metrics DvaeTask::batch_values() {
   return {{"batch_codes_used", batch_usage_.share_used()}, {"batch_perplexity", batch_usage_.perplexity()}};
 }
 
-Metrics DvaeTask::evaluate(int64_t step) {
-  return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step), ranks()) : Metrics{};
+Metrics DvaeTask::evaluate(int64_t step, layers::BlockRunner& runner) {
+  return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step), ranks(), runner) : Metrics{};
 }
 
 std::vector<std::string> DvaeTask::validation_names() const {

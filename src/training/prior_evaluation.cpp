@@ -23,11 +23,12 @@ double count(const Tensor& mask) { return static_cast<double>(mask.sum().item<in
 
 }  // namespace
 
-void PriorLosses::add(const models::Prior& model, const Tensor& caption_BT, const Tensor& codes_BI) {
+void PriorLosses::add(const models::Prior& model, const Tensor& caption_BT, const Tensor& codes_BI,
+                      layers::BlockRunner& runner) {
   const c10::NoGradGuard no_grad;
   const auto& config = model.config();
   const int64_t text = config.text_context;
-  const Tensor hidden_BLD = model.hidden(caption_BT, codes_BI);
+  const Tensor hidden_BLD = model.hidden(caption_BT, codes_BI, runner);
   const Tensor targets_BT = model.text_targets(caption_BT), is_pad_BT = caption_BT < 0;
   const int64_t largest = std::max(text * config.text_targets(), config.image_context() * config.image_vocab_size);
   const int64_t chunk = std::max<int64_t>(1, kMostLogits / largest);

@@ -157,28 +157,35 @@ Tensor PriorTask::caption_ids(const std::vector<std::string>& captions) const {
   return at::stack(rows).to(device_);
 }
 
-PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count) const {
+PriorLosses PriorTask::losses_over(const PriorSource& source, int64_t count, layers::BlockRunner& runner) const {
   const c10::NoGradGuard no_grad;
   PriorLosses losses;
   for (const auto& [first, size] : own_batches(count, config_.validation.batch_size, ranks())) {
     ranks().note(str("validation, sample ", first));
-    const auto batch = source.range(config_.data, image_size(), first, size, data::RangeIs::kMayBeEmpty);
-    if (batch.keys.empty()) continue;
-    losses.add(model_, caption_ids(batch.captions), image_tokens(batch));
+    const auto batch =
+        size > 0 ? source.range(config_.data, image_size(), first, size, data::RangeIs::kMayBeEmpty) : data::Batch{};
+    if (batch.keys.empty()) {  // others may need this rank's parts of the blocks
+      const Tensor nothing =
+          at::zeros({1, config_.model.image_context()}, at::TensorOptions(at::kLong).device(device_));
+      model_.hidden(caption_ids({""}), nothing, runner);
+      continue;
+    }
+    losses.add(model_, caption_ids(batch.captions), image_tokens(batch), runner);
   }
   losses.add_ranks(ranks(), config_.model.image_context());
   return losses;
 }
 
-Metrics PriorTask::evaluate(int64_t) {
+Metrics PriorTask::evaluate(int64_t, layers::BlockRunner& runner) {
   constexpr int64_t kTrainingSamples = 256;
   // The training data as validation sees them: plain crops, first captions, averaged weights.
-  const auto training = losses_over(data_, std::min(data_.size(), kTrainingSamples));
+  const auto training = losses_over(data_, std::min(data_.size(), kTrainingSamples), runner);
   Metrics metrics = training.metrics("train_", config_.text_loss_weight, config_.image_loss_weight);
   last_losses_ = training;
   if (validation_) {
     const int64_t wanted = config_.validation.max_samples;
-    last_losses_ = losses_over(*validation_, wanted > 0 ? std::min(wanted, validation_->size()) : validation_->size());
+    const int64_t count = wanted > 0 ? std::min(wanted, validation_->size()) : validation_->size();
+    last_losses_ = losses_over(*validation_, count, runner);
     const auto held_out = last_losses_->metrics("", config_.text_loss_weight, config_.image_loss_weight);
     metrics.insert(metrics.end(), held_out.begin(), held_out.end());
   }
@@ -216,6 +223,10 @@ Sheet PriorTask::draw_samples(const std::vector<PreviewCaption>& rows, const std
                               const std::string& title) const {
   return sample_sheet(model_, dvae(), rows, [this](const std::string& caption) { return caption_ids({caption})[0]; },
                       {.name = name, .title = title, .seed = static_cast<uint64_t>(config_.trainer.seed)});
+}
+
+bool PriorTask::has_previews() const {
+  return dvae_.has_value() && (config_.preview_captions > 0 || !config_.preview_texts.empty());
 }
 
 std::vector<Sheet> PriorTask::preview(int64_t step) {

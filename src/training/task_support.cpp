@@ -35,8 +35,9 @@ data::LoaderOptions loader_options(const TrainerConfig& trainer, int64_t image_s
 
 std::vector<SampleRange> own_batches(int64_t count, int64_t batch_size, const distributed::Communicator& ranks) {
   std::vector<SampleRange> batches;
-  for (int64_t first = ranks.rank() * batch_size; first < count; first += ranks.world_size() * batch_size) {
-    batches.push_back({first, std::min(batch_size, count - first)});
+  for (int64_t round = 0; round < count; round += ranks.world_size() * batch_size) {
+    const int64_t first = round + ranks.rank() * batch_size;
+    batches.push_back({first, std::clamp<int64_t>(count - first, 0, batch_size)});
   }
   return batches;
 }

@@ -105,17 +105,16 @@ Metrics Trainer::validate_and_preview(bool validate, bool preview) {
   if (validate || preview) settle_updates();
   if (!(validate || preview)) return {};
   const c10::NoGradGuard no_grad;
+  optim::Ema* const ema = ema_ ? &*ema_ : nullptr;
   std::optional<optim::EmaScope> scope;
-  std::optional<WholeWeights> whole;
-  if (sharded_) {
-    whole.emplace(*sharded_, ema_ ? &*ema_ : nullptr);
-  } else if (ema_) {
-    scope.emplace(*ema_);
-  }
+  if (!sharded_ && ema_) scope.emplace(*ema_);
   Metrics values;
   if (validate) {
     note("validation");
-    values = task_.evaluate(step_);
+    std::optional<EvaluationWeights> weights;
+    if (sharded_) weights.emplace(*sharded_, ema);
+    values = task_.evaluate(step_, weights ? weights->runner() : layers::plain_runner());
+    weights.reset();
     if (!values.empty()) {
       if (is_first_rank()) write_line("validation", values);
       std::string line = str("step ", step_, ": validation");
@@ -124,6 +123,9 @@ Metrics Trainer::validate_and_preview(bool validate, bool preview) {
     }
   }
   note("drawing pictures", distributed::Pace::kOpenEnded);
+  preview = preview && task_.has_previews();
+  std::optional<WholeWeights> whole;
+  if (sharded_ && preview) whole.emplace(*sharded_, ema);
   if (is_first_rank()) {
     if (validate) {
       for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);

@@ -120,7 +120,7 @@ TEST(ClipTask, EachEpochHasItsOwnBpeDropout) {
 TEST(ClipTask, ReportsRetrievalOnBothSides) {
   ClipTask task(tiny_clip(), at::kCPU);
   start(task);
-  const Metrics metrics = task.evaluate(0);
+  const Metrics metrics = task.evaluate(0, layers::plain_runner());
   std::map<std::string, double> values(metrics.begin(), metrics.end());
   EXPECT_EQ(values.at("train_pairs"), 32);
   EXPECT_EQ(values.at("validation_pairs"), 8);

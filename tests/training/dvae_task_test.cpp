@@ -229,7 +229,7 @@ TEST(DvaeTask, TheGapClosesWithTheTemperature) {
     DvaeTask task(config, at::kCPU);
     make_lively(task);
     const c10::NoGradGuard no_grad;
-    auto metrics = by_name(task.evaluate(0));
+    auto metrics = by_name(task.evaluate(0, layers::plain_runner()));
     EXPECT_DOUBLE_EQ(metrics["elb_gap"], metrics["nll_hard"] - metrics["nll_relaxed"]);
     return std::abs(metrics["elb_gap"]);
   };
@@ -245,7 +245,7 @@ TEST(DvaeTask, ValidationDoesNotDependOnItsBatches) {
     DvaeTask task(config, at::kCPU);
     make_lively(task);
     const c10::NoGradGuard no_grad;
-    results.push_back(by_name(task.evaluate(5)));
+    results.push_back(by_name(task.evaluate(5, layers::plain_runner())));
   }
   ASSERT_TRUE(results[0].contains("psnr") && results[0].contains("ssim") && results[0].contains("codes_used"));
   for (const auto& [name, value] : results[0])
@@ -257,7 +257,7 @@ TEST(DvaeTask, NoValidationDataNoNumbers) {
   config.validation.sources.clear();
   DvaeTask task(config, at::kCPU);
   make_lively(task);
-  EXPECT_TRUE(task.evaluate(0).empty());
+  EXPECT_TRUE(task.evaluate(0, layers::plain_runner()).empty());
   EXPECT_EQ(task.preview(0).size(), 1U) << "training pictures are shown instead";
 }
 

@@ -142,7 +142,7 @@ TEST(PriorTask, BpeDropoutIsForTrainingOnly) {
   EXPECT_FALSE(first_batch(dropped, 4).batch.caption_ids.equal(first_batch(plain, 4).batch.caption_ids));
   start(dropped);
   start(plain);
-  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
+  EXPECT_EQ(dropped.evaluate(0, layers::plain_runner()), plain.evaluate(0, layers::plain_runner()));
 }
 
 void expect_dropout_in_training_only(const PriorTraining& without, const PriorTraining& with) {
@@ -162,7 +162,7 @@ void expect_dropout_in_training_only(const PriorTraining& without, const PriorTr
   };
   EXPECT_EQ(loss(dropped), loss(dropped));
   EXPECT_GT(std::abs(loss(dropped) - loss(plain)), 1e-4);
-  EXPECT_EQ(dropped.evaluate(0), plain.evaluate(0));
+  EXPECT_EQ(dropped.evaluate(0, layers::plain_runner()), plain.evaluate(0, layers::plain_runner()));
 }
 
 TEST(PriorTask, DropoutIsForTrainingOnly) {
@@ -184,7 +184,7 @@ TEST(PriorTask, ValidationDoesNotDependOnItsBatches) {
     config.validation.batch_size = batch_size;
     PriorTask task(config, at::kCPU);
     start(task);
-    results.push_back(task.evaluate(0));
+    results.push_back(task.evaluate(0, layers::plain_runner()));
   }
   ASSERT_EQ(results[0].size(), 6U);
   for (size_t i = 0; i < results[0].size(); ++i) {
@@ -248,7 +248,7 @@ TEST(PriorTask, ShowsWhatItSeesAndDraws) {
   PriorTask task(tiny_prior(), at::kCPU);
   start(task);
   const auto batch = first_batch(task, 4);
-  task.evaluate(7);
+  task.evaluate(7, layers::plain_runner());
   for (const auto& sheet : {task.input_sheet(batch), task.preview(7).at(0), task.validation_sheets(7).at(0)}) {
     EXPECT_FALSE(sheet.name.empty());
     ASSERT_EQ(sheet.picture.dim(), 3);

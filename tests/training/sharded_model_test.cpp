@@ -1,6 +1,7 @@
 #include "dalle/training/sharded_model.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 
 #include <array>
@@ -263,6 +264,54 @@ TEST(ShardedModel, ValidationSeesWholeAveragesAndTrainingGoesOn) {
         const WholeWeights weights(sharded);
         expect_times(3);
       }
+    });
+  }
+}
+
+/// Counts the whole blocks whenever one runs in another runner.
+struct CountingRunner : layers::BlockRunner {
+  CountingRunner(layers::BlockRunner& inner, const models::Prior& prior) : inner(inner), watching(prior) {}
+  Tensor run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function) override {
+    return inner.run(index, input, [&](const Tensor& x) { return watching.run(index, x, function); });
+  }
+  layers::BlockRunner& inner;
+  WatchingRunner watching;
+};
+
+TEST(ShardedModel, EvaluationSeesAveragesABlockAtATime) {
+  models::Prior whole(tiny_config(5));
+  whole.materialize(at::kCPU);
+  whole.initialize(4);
+  const c10::NoGradGuard no_grad;
+  for (const auto& [name, parameter] : whole.named_parameters()) parameter->tensor.mul_(2);
+  const Tensor wanted = loss_of(whole, 0, layers::plain_runner());
+  for (const Sharding sharding : {Sharding::kFull, Sharding::kOptimizer}) {
+    run_thread_ranks(2, [&, sharding](ThreadRank& rank) {
+      const c10::NoGradGuard no_grad_here;
+      models::Prior prior(tiny_config(5));
+      ShardedModel sharded(prior, at::kCPU, 4, sharding, 2, rank);
+      WatchingRunner of_training(prior);
+      sharded.set_inner(of_training);
+      optim::Ema ema(sharded.parts(), 0.5);
+      for (const auto& [name, parameter] : sharded.parts()) parameter->tensor.detach().mul_(3);
+      sharded.after_update();
+      ema.update(1);
+      {
+        EvaluationWeights weights(sharded, &ema);
+        CountingRunner counting(weights.runner(), prior);
+        for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::allclose(loss_of(prior, 0, counting), wanted)) << pass;
+        EXPECT_EQ(counting.watching.most, sharding == Sharding::kFull ? 2u : 10u);
+        EXPECT_EQ(of_training.calls, 0) << "nothing that training needs around a block";
+      }
+      for (const auto& [block, tensor] : of_training.block_tensors) {
+        EXPECT_EQ(tensor.storage().nbytes() > 0, sharding == Sharding::kOptimizer) << block;
+      }
+      for (const auto& [name, parameter] : sharded.parts()) {
+        EXPECT_FALSE(at::equal(parameter->tensor, *storage::find_tensor(ema.tensors(), name))) << name;
+      }
+      sharded.begin_step();
+      loss_of(prior, 0, sharded);
+      EXPECT_EQ(of_training.calls, 10);
     });
   }
 }

@@ -73,7 +73,9 @@ TEST(TaskSupport, RanksShareOutBatchesOfEvaluation) {
     for (const int64_t count : {0, 1, 8, 21}) {
       std::vector<int> times(static_cast<size_t>(count), 0);
       for (int rank = 0; rank < ranks; ++rank) {
-        for (const auto& [first, size] : own_batches(count, 4, Place(rank, ranks))) {
+        const auto batches = own_batches(count, 4, Place(rank, ranks));
+        EXPECT_EQ(std::ssize(batches), (count + 4 * ranks - 1) / (4 * ranks)) << "as many on every rank";
+        for (const auto& [first, size] : batches) {
           EXPECT_EQ(first % 4, 0) << "the batches of one process";
           EXPECT_EQ(first / 4 % ranks, rank);
           EXPECT_LE(size, 4);

@@ -243,7 +243,8 @@ class WatchedTask : public TrainingTask {
   Metrics batch_values() override { return task_.batch_values(); }
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }
-  Metrics evaluate(int64_t step) override { return task_.evaluate(step); }
+  Metrics evaluate(int64_t step, layers::BlockRunner& runner) override { return task_.evaluate(step, runner); }
+  bool has_previews() const override { return task_.has_previews(); }
   std::vector<std::string> validation_names() const override { return task_.validation_names(); }
   std::vector<Sheet> validation_sheets(int64_t step) override { return task_.validation_sheets(step); }
   bool previews_with_validation() const override { return task_.previews_with_validation(); }

@@ -134,7 +134,7 @@ TEST(TrainerSchedule, ValidationNamesAreThoseOfTheNumbers) {
   const auto expect_names = [](TrainingTask& task) {
     start(task);
     std::vector<std::string> names;
-    for (const auto& [name, value] : task.evaluate(0)) names.push_back(name);
+    for (const auto& [name, value] : task.evaluate(0, layers::plain_runner())) names.push_back(name);
     EXPECT_EQ(task.validation_names(), names);
     EXPECT_FALSE(names.empty());
   };

@@ -32,8 +32,9 @@ class ClipTask : public TrainingTask {
   void after_update(const Tensor& skip) override;
   Metrics schedule_values(int64_t) const override { return {}; }
   /// Retrieval among 100 training pairs and among the validation pairs.
-  Metrics evaluate(int64_t step) override;
+  Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
   std::vector<std::string> validation_names() const override;
+  bool has_previews() const override { return false; }
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::pair<std::string, int64_t> throughput_unit() const override { return {"pairs", 1}; }
@@ -43,7 +44,8 @@ class ClipTask : public TrainingTask {
 
  private:
   /// Retrieval among the first `count` pairs, whose features the ranks make together.
-  void add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix, Metrics& metrics) const;
+  void add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
+                     layers::BlockRunner& runner, Metrics& metrics) const;
 
   ClipTraining config_;
   at::Device device_;

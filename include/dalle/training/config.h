@@ -358,8 +358,7 @@ struct PriorTraining {
     field("image_loss_weight", self.image_loss_weight, "weight of the image loss (paper: 7/8)", {.min = 0});
     field("preview_captions", self.preview_captions,
           "captions of the training data, and as many held-out ones, that are sampled at every validation and preview: "
-          "the "
-          "first; 0 = none",
+          "the first; 0 = none; with trainer.sharding full and hybrid every rank holds the whole model meanwhile",
           {.min = 0, .max = 64, .changeable = true});
     field("preview_texts", self.preview_texts, "captions of your own that are sampled with them", {.changeable = true});
     field("optimizer", self.optimizer, "AdamW");

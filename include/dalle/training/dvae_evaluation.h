@@ -20,10 +20,11 @@
 
 namespace dalle::training {
 
-/// Over all held-out pictures that the config names, shared out among `ranks`; the same on all of them. Needs the weights
-/// in place and no gradients.
+/// Over all held-out pictures that the config names, shared out among `ranks`, which make as many passes through `runner`;
+/// the same on all of them. Needs the weights in place and no gradients.
 Metrics evaluate_dvae(const models::Dvae& model, const DvaeTraining& config, const data::Dataset& validation,
-                      double temperature, distributed::Communicator& ranks);
+                      double temperature, distributed::Communicator& ranks,
+                      layers::BlockRunner& runner = layers::plain_runner());
 
 /// Names of evaluate_dvae()'s numbers.
 std::vector<std::string> dvae_metric_names(const models::DvaeConfig& config);

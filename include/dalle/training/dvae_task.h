@@ -31,7 +31,7 @@ class DvaeTask : public TrainingTask {
   void after_update(const Tensor& skip) override;
   Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
-  Metrics evaluate(int64_t step) override;
+  Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
   std::vector<std::string> validation_names() const override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;

@@ -14,7 +14,8 @@ class PriorLosses {
  public:
   /// captions int64 [B, T - 1] with kPadToken past the end, codes int64 [B, I]; both on the model's device. Logits are
   /// made for a few samples at a time, so memory does not grow with the vocabulary times the batch.
-  void add(const models::Prior& model, const Tensor& caption_BT, const Tensor& codes_BI);
+  void add(const models::Prior& model, const Tensor& caption_BT, const Tensor& codes_BI,
+           layers::BlockRunner& runner = layers::plain_runner());
 
   /// Takes in what the other ranks added; image_context positions, in case this one added nothing.
   void add_ranks(distributed::Communicator& ranks, int64_t image_context);

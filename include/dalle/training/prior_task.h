@@ -36,11 +36,12 @@ class PriorTask : public TrainingTask {
   std::vector<double> counts(const PreparedBatch& batch) const override;
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
   Metrics schedule_values(int64_t) const override { return {}; }
-  Metrics evaluate(int64_t step) override;
+  Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
   std::vector<std::string> validation_names() const override;
   /// The image loss of each position in the last validation.
   std::vector<Sheet> validation_sheets(int64_t step) override;
   bool previews_with_validation() const override { return true; }
+  bool has_previews() const override;
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::pair<std::string, int64_t> throughput_unit() const override {
@@ -62,7 +63,7 @@ class PriorTask : public TrainingTask {
   Tensor image_tokens(const data::Batch& batch) const;
   int64_t image_size() const;
   /// Over the first `count` samples, read in order.
-  PriorLosses losses_over(const PriorSource& source, int64_t count) const;
+  PriorLosses losses_over(const PriorSource& source, int64_t count, layers::BlockRunner& runner) const;
   Sheet samples_of(const PriorSource& source, const std::string& name, int64_t step) const;
   Sheet draw_samples(const std::vector<PreviewCaption>& rows, const std::string& name, const std::string& title) const;
 

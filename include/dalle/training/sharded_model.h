@@ -119,6 +119,7 @@ class ShardedModel : public layers::BlockRunner {
 
  private:
   friend class WholeWeights;
+  friend class EvaluationWeights;
   struct Unit;
 
   Unit& add_unit(int64_t index, std::vector<layers::NamedParameter> parameters, at::Device device, uint64_t seed);
@@ -150,7 +151,7 @@ class ShardedModel : public layers::BlockRunner {
 };
 
 /// While it lives every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for
-/// validation and previews. At its end the model is as before.
+/// previews, and to read weights from elsewhere. At its end the model is as before.
 class WholeWeights {
  public:
   explicit WholeWeights(ShardedModel& model, optim::Ema* ema = nullptr);
@@ -161,6 +162,23 @@ class WholeWeights {
  private:
   ShardedModel& model_;
   std::vector<Tensor> kept_;  // parts that are memory of the whole
+  std::optional<optim::EmaScope> averages_;
+};
+
+/// While it lives the model computes with the averages of `ema` where there is one (made of parts()), and without gradients,
+/// through runner(), which every rank must be called on alike: in no more memory than training. At its end the model is as before.
+class EvaluationWeights {
+ public:
+  explicit EvaluationWeights(ShardedModel& model, optim::Ema* ema = nullptr);
+  ~EvaluationWeights() noexcept(false);  // ranks talk
+  EvaluationWeights(const EvaluationWeights&) = delete;
+  EvaluationWeights& operator=(const EvaluationWeights&) = delete;
+  layers::BlockRunner& runner();
+
+ private:
+  ShardedModel& model_;
+  layers::BlockRunner* inner_;
+  std::optional<WholeWeights> whole_;  // of weights that stay whole
   std::optional<optim::EmaScope> averages_;
 };
 

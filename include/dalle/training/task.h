@@ -88,14 +88,17 @@ class TrainingTask {
   virtual Metrics schedule_values(int64_t step) const = 0;
 
   /// Over the validation data, shared out among the ranks; empty without any, and the same on every rank. Runs with the
-  /// averaged weights in place.
-  virtual Metrics evaluate(int64_t step) = 0;
+  /// averaged weights in place, through `runner`, which needs all ranks for each block: they make as many passes in the same
+  /// order (see own_batches).
+  virtual Metrics evaluate(int64_t step, layers::BlockRunner& runner) = 0;
   /// The names that evaluate() gives.
   virtual std::vector<std::string> validation_names() const = 0;
   /// Pictures of what the last evaluate() found, for samples/.
   virtual std::vector<Sheet> validation_sheets(int64_t /*step*/) { return {}; }
   /// Whether preview() is asked for at every validation too, not only every trainer.preview_interval_steps.
   virtual bool previews_with_validation() const { return false; }
+  /// Whether preview() gives any.
+  virtual bool has_previews() const { return true; }
   /// Pictures for samples/, on rank 0 alone. Runs with the averaged weights in place.
   virtual std::vector<Sheet> preview(int64_t step) = 0;
   /// Exactly what the model sees: the first batch, with token pieces where there is text.

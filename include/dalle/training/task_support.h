@@ -31,7 +31,7 @@ struct SampleRange {
   int64_t first = 0;
   int64_t size = 0;
 };
-/// `count` samples in batches, of which every world_size-th is this rank's.
+/// `count` samples in batches, of which every world_size-th is this rank's: as many on every rank, the last may be empty.
 std::vector<SampleRange> own_batches(int64_t count, int64_t batch_size, const distributed::Communicator& ranks);
 
 /// Replaces every number by its sum over ranks.
