@@ -193,9 +193,9 @@ void ClipTask::add_retrieval(const data::Dataset& dataset, int64_t count, const 
   for (size_t i = 0; i < names.size(); ++i) metrics.emplace_back(names[i], values[i]);
 }
 
-std::vector<std::string> ClipTask::validation_names() const {
+std::vector<std::string> validation_names(const ClipTraining& config) {
   auto names = retrieval_names("train");
-  if (!validation_) return names;
+  if (config.validation.sources.empty()) return names;
   const auto held_out = retrieval_names("validation");
   names.insert(names.end(), held_out.begin(), held_out.end());
   return names;

@@ -50,6 +50,7 @@ DvaeTask::DvaeTask(const DvaeTraining& config, at::Device device)
 std::string DvaeTask::model_config_yaml() const { return config::emit_yaml(config::dump(config_.model)); }
 
 std::string DvaeTask::data_plan() const { return plan_of(dataset_); }
+std::string DvaeTask::validation_plan() const { return validation_ ? plan_of(*validation_) : ""; }
 
 std::unique_ptr<data::BatchStream> DvaeTask::make_loader(int64_t micro_batch_size, int64_t start_position) {
   return std::make_unique<data::Loader>(
@@ -145,8 +146,8 @@ Metrics DvaeTask::evaluate(int64_t step, layers::BlockRunner& runner) {
   return validation_ ? evaluate_dvae(model_, config_, *validation_, temperature(step), ranks(), runner) : Metrics{};
 }
 
-std::vector<std::string> DvaeTask::validation_names() const {
-  return validation_ ? dvae_metric_names(config_.model) : std::vector<std::string>{};
+std::vector<std::string> validation_names(const DvaeTraining& config) {
+  return config.validation.sources.empty() ? std::vector<std::string>{} : dvae_metric_names(config.model);
 }
 
 std::vector<Sheet> DvaeTask::preview(int64_t step) {

@@ -192,10 +192,10 @@ Metrics PriorTask::evaluate(int64_t, layers::BlockRunner& runner) {
   return metrics;
 }
 
-std::vector<std::string> PriorTask::validation_names() const {
-  const bool has_pad_targets = model_.config().text_loss_on_pads;
+std::vector<std::string> validation_names(const PriorTraining& config) {
+  const bool has_pad_targets = config.model.text_loss_on_pads;
   std::vector<std::string> names = PriorLosses::names("train_", has_pad_targets);
-  if (!validation_) return names;
+  if (config.validation.sources.empty() && config.validation.tokens.empty()) return names;
   const auto held_out = PriorLosses::names("", has_pad_targets);
   names.insert(names.end(), held_out.begin(), held_out.end());
   return names;

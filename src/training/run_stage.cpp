@@ -15,6 +15,9 @@
 #include "dalle/models/summary.h"
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/text/text_tokenizer.h"
+#include "dalle/training/clip_task.h"
+#include "dalle/training/dvae_task.h"
+#include "dalle/training/learning_rate.h"
 #include "dalle/training/matrix_speed.h"
 #include "dalle/training/prior_task.h"
 #include "dalle/training/same_run.h"
@@ -69,6 +72,7 @@ std::string describe_state(const std::vector<layers::NamedParameter>& parameters
 
 template <class Model, class Config>
 void print_check(const cli::Invocation& call, const Model& model, const Config& config) {
+  LearningRate(config.learning_rate).require_metric(validation_names(config));
   std::cout << call.command << " " << call.config_name << ": the config is valid\n"
             << models::describe(models::summarize(model), config.trainer.batch_size) << "\n"
             << describe_state(model.named_parameters(), config.trainer, config.optimizer) << "\n"
@@ -153,7 +157,7 @@ distributed::Ranks join_ranks(const cli::Invocation& call, int64_t timeout_secon
 int run_task(TrainingTask& task, TrainerSetup setup, const cli::Invocation& call,
              distributed::Communicator& communicator) {
   communicator.note("the start", distributed::Pace::kOpenEnded);
-  require_same_run(communicator, call.resolved_config, task.data_plan());
+  require_same_run(communicator, call.resolved_config, task.data_plan(), task.validation_plan());
   distributed::require_agreement(communicator, {{"--resume", call.resume ? "given" : "not given",
                                                  "every rank must be given it, and see the same run directory"}});
   for (const auto& line : distributed::self_test(communicator, task.device())) log_info(line);

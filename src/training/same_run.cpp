@@ -35,14 +35,14 @@ void require_same_config(distributed::Communicator& communicator, const std::str
 
 }  // namespace
 
-void require_same_run(distributed::Communicator& communicator, const std::string& config,
-                      const std::string& data_plan) {
+void require_same_run(distributed::Communicator& communicator, const std::string& config, const std::string& data_plan,
+                      const std::string& validation_plan) {
   if (communicator.world_size() == 1) return;
   require_same_config(communicator, config);
-  distributed::require_agreement(
-      communicator,
-      {{"program", program_version(), "run the same build on every machine"},
-       {"training data", data_plan, "every rank must read the same data set: compare the files on both machines"}});
+  const std::string same_files = "every rank must read the same data set: compare the files on both machines";
+  distributed::require_agreement(communicator, {{"program", program_version(), "run the same build on every machine"},
+                                                {"training data", data_plan, same_files},
+                                                {"validation data", validation_plan, same_files}});
 }
 
 }  // namespace dalle::training

@@ -98,20 +98,37 @@ void ShardedModel::require_tensors_of(const TensorFiles& files, const std::strin
                                 .hint = "it holds another model"});
 }
 
-std::vector<NamedTensor> ShardedModel::parts_from(const TensorFiles& files, const std::string& place) const {
-  require_tensors_of(files, place);
+std::vector<NamedTensor> ShardedModel::parts_by(const ReadRanges& read) const {
   std::vector<NamedTensor> parts;
   for (const auto& unit : units_) {
     const Tensor part = at::zeros_like(unit->part.tensor, at::TensorOptions(at::kCPU));
     for (const auto& slice : unit->flat->slices()) {
       const std::string& name = unit->parameters[slice.tensor].name;
-      part.narrow(0, slice.offset, slice.size())
-          .copy_(files.read_ranges(name, slice.ranges, unit->flat->shape(slice.tensor).order));
+      part.narrow(0, slice.offset, slice.size()).copy_(read(name, slice.ranges, unit->flat->shape(slice.tensor).order));
     }
     parts.push_back({unit->part.name, part});
   }
-  for (const auto& [name, parameter] : whole_) parts.push_back({name, files.read(name)});
+  for (const auto& [name, parameter] : whole_) {
+    parts.push_back({name, read(name, {{0, parameter->tensor.numel()}}, {}).view(parameter->tensor.sizes())});
+  }
   return parts;
+}
+
+std::vector<NamedTensor> ShardedModel::parts_from(const TensorFiles& files, const std::string& place) const {
+  require_tensors_of(files, place);
+  return parts_by(
+      [&](const auto& name, const auto& ranges, const auto& order) { return files.read_ranges(name, ranges, order); });
+}
+
+std::vector<NamedTensor> ShardedModel::parts_of(const std::vector<NamedTensor>& weights) const {
+  return parts_by([&](const auto& name, const auto& ranges, const auto& order) {
+    const Tensor* found = storage::find_tensor(weights, name);
+    TORCH_CHECK_VALUE(found != nullptr, "[sharded model] no weights of ", name);
+    const Tensor numbers = (order.empty() ? *found : found->permute(order)).reshape({-1});
+    std::vector<Tensor> stretches;
+    for (const auto& [begin, end] : ranges) stretches.push_back(numbers.slice(0, begin, end));
+    return at::cat(stretches);
+  });
 }
 
 std::vector<NamedTensor> ShardedModel::optimizer_state_from(const TensorFiles& files, const std::string& place) const {

@@ -281,10 +281,7 @@ WholeWeights::~WholeWeights() noexcept(false) {
 }
 
 EvaluationWeights::EvaluationWeights(ShardedModel& model, optim::Ema* ema) : model_(model), inner_(model.inner_) {
-  if (model.stays_whole()) {
-    whole_.emplace(model, ema);
-    return;
-  }
+  TORCH_INTERNAL_ASSERT(!model.stays_whole());
   const c10::NoGradGuard no_grad;
   model.inner_ = &layers::plain_runner();
   if (ema != nullptr) averages_.emplace(*ema);
@@ -292,14 +289,11 @@ EvaluationWeights::EvaluationWeights(ShardedModel& model, optim::Ema* ema) : mod
 }
 
 EvaluationWeights::~EvaluationWeights() noexcept(false) {
-  if (whole_) return;
   averages_.reset();
   model_.inner_ = inner_;
   if (std::uncaught_exceptions() > 0) return;  // other ranks may not come here
   for (const auto& unit : model_.units_) model_.release(*unit);
 }
-
-layers::BlockRunner& EvaluationWeights::runner() { return whole_ ? layers::plain_runner() : model_; }
 
 // ----------------------------------------------------------------------------------------------------------- gradients
 

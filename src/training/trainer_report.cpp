@@ -104,39 +104,57 @@ Metrics Trainer::validate_and_preview(bool validate, bool preview) {
   preview = preview || (validate && task_.previews_with_validation());
   if (validate || preview) settle_updates();
   if (!(validate || preview)) return {};
+  preview = preview && task_.has_previews();
   const c10::NoGradGuard no_grad;
   optim::Ema* const ema = ema_ ? &*ema_ : nullptr;
-  std::optional<optim::EmaScope> scope;
-  if (!sharded_ && ema_) scope.emplace(*ema_);
   Metrics values;
-  if (validate) {
-    note("validation");
-    std::optional<EvaluationWeights> weights;
-    if (sharded_) weights.emplace(*sharded_, ema);
-    values = task_.evaluate(step_, weights ? weights->runner() : layers::plain_runner());
-    weights.reset();
-    if (!values.empty()) {
-      if (is_first_rank()) write_line("validation", values);
-      std::string line = str("step ", step_, ": validation");
-      for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
-      log_info(line);
-    }
-  }
-  note("drawing pictures", distributed::Pace::kOpenEnded);
-  preview = preview && task_.has_previews();
-  std::optional<WholeWeights> whole;
-  if (sharded_ && preview) whole.emplace(*sharded_, ema);
-  if (is_first_rank()) {
+  if (sharded_ && !sharded_->stays_whole()) {
     if (validate) {
+      EvaluationWeights weights(*sharded_, ema);
+      values = validation(*sharded_);
+    }
+    note("gathering weights");
+    std::optional<WholeWeights> whole;
+    if (preview) whole.emplace(*sharded_, ema);
+    draw(validate, preview);
+  } else {
+    std::optional<optim::EmaScope> averages;
+    std::optional<WholeWeights> whole;
+    if (sharded_) {
+      whole.emplace(*sharded_, ema);
+    } else if (ema_) {
+      averages.emplace(*ema_);
+    }
+    if (validate) values = validation(layers::plain_runner());
+    draw(validate, preview);
+  }
+  throughput_.reset();
+  return values;
+}
+
+Metrics Trainer::validation(layers::BlockRunner& runner) {
+  note("validation");
+  const Metrics values = task_.evaluate(step_, runner);
+  if (values.empty()) return values;
+  if (is_first_rank()) write_line("validation", values);
+  std::string line = str("step ", step_, ": validation");
+  for (const auto& [name, value] : values) line += str(" ", name, " ", cli::format_rate(value));
+  log_info(line);
+  return values;
+}
+
+/// On rank 0, for which the others wait.
+void Trainer::draw(bool of_validation, bool previews) {
+  note("drawing pictures", distributed::Pace::kOpenEnded);
+  if (is_first_rank()) {
+    if (of_validation) {
       for (const auto& sheet : task_.validation_sheets(step_)) write_sheet(sheet);
     }
-    if (preview) {
+    if (previews) {
       for (const auto& sheet : task_.preview(step_)) write_sheet(sheet);
     }
   }
   communicator_.await(0);
-  throughput_.reset();
-  return values;
 }
 
 void Trainer::write_sheet(const Sheet& sheet) {

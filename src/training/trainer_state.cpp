@@ -223,8 +223,6 @@ void Trainer::restore_parts(const std::filesystem::path& folder) {
 }
 
 void Trainer::initialize_from(const std::filesystem::path& given) {
-  std::optional<WholeWeights> whole;
-  if (sharded_) whole.emplace(*sharded_);
   const auto path = storage::resolve_checkpoint(given);
   const auto checkpoint = storage::load_checkpoint(path, storage::LoadParts::kEvaluation);
   const auto& weights = checkpoint.evaluation_weights();
@@ -234,12 +232,17 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
   }
   std::string report;
   if (setup_.trainer.init_partial) {
+    std::optional<WholeWeights> whole;
+    if (sharded_) whole.emplace(*sharded_);
     report = ": " + models::load_what_fits(task_.module(), weights, path.string()).report();
+    if (sharded_) sharded_->keep_parts();
   } else if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
     throw ConfigError(Problem{"trainer.init_from: " + path.string(), "the tensors of the model in this config",
                               models::summarize_differences(differences),
                               "compare the model sections of the two configs, or take what fits with "
                               "trainer.init_partial: true"});
+  } else if (sharded_) {
+    sharded_->load(sharded_->parts_of(weights));
   } else {
     models::load_parameters(task_.module(), weights, path.string());
   }
@@ -250,7 +253,6 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
     log_warning(str("trainer.init_from: ", path.string(), " was trained with another ", name,
                     "; the rows of its tables stand for other tokens"));
   }
-  if (sharded_) sharded_->keep_parts();
   if (ema_) {
     ema_.emplace(sharded_ ? sharded_->parts() : parameters_, setup_.trainer.ema_decay,
                  setup_.trainer.ema_interval_steps);

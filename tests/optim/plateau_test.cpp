@@ -63,6 +63,19 @@ TEST(Plateau, WhatIsNotFiniteIsNoImprovement) {
   EXPECT_EQ(halvings(plateau, {1, nan, -inf, nan}, 400), (Steps{600}));
 }
 
+TEST(Plateau, AnotherMetricIsWatchedFromAnew) {
+  Plateau text({.metric = "text_loss", .patience_steps = 200});
+  EXPECT_EQ(halvings(text, {2, 2, 2}), (Steps{300}));
+  Plateau image({.metric = "image_loss", .patience_steps = 200});
+  image.load_state(text.state());
+  EXPECT_EQ(image.num_halvings(), 1);
+  Plateau again({.metric = "image_loss", .patience_steps = 200});
+  again.load_state(image.state());
+  EXPECT_EQ(again.num_halvings(), 1) << "also where nothing was seen in between";
+  EXPECT_EQ(halvings(again, {5, 4, 4, 4}, 400), (Steps{700})) << "5 is no worse than the 2 of another number";
+  EXPECT_EQ(again.num_halvings(), 2);
+}
+
 TEST(Plateau, GoesOnFromItsState) {
   const std::vector<double> values{3, 2, 2.5, 2.2, 2.1, 2.1, 2, 1.9, 2, 2};
   Plateau whole({.patience_steps = 200});

@@ -240,6 +240,7 @@ class WatchedTask : public TrainingTask {
   void join(distributed::Communicator& ranks) override { task_.join(ranks); }
   void leave() override { task_.leave(); }
   std::string data_plan() const override { return task_.data_plan(); }
+  std::string validation_plan() const override { return task_.validation_plan(); }
   Metrics batch_values() override { return task_.batch_values(); }
   std::vector<HealthRule> health_rules() const override { return task_.health_rules(); }
   Metrics schedule_values(int64_t step) const override { return task_.schedule_values(step); }

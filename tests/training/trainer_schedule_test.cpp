@@ -129,6 +129,13 @@ TEST(TrainerSchedule, APlateauNeedsValidations) {
               HasSubstr("expected one of: train_image_to_text_r1, "));
 }
 
+TEST(TrainerSchedule, CheckKnowsAPlateausMetric) {
+  auto config = on_plateau(4);
+  config.learning_rate.plateau.metric = "elb";
+  EXPECT_THAT(message_of<ConfigError>([&] { check_prior(config, {.command = "train-prior"}); }),
+              HasSubstr("learning_rate.plateau.metric: expected one of: train_loss"));
+}
+
 /// What is known before a run is what its validations give.
 TEST(TrainerSchedule, ValidationNamesAreThoseOfTheNumbers) {
   const auto expect_names = [](TrainingTask& task) {

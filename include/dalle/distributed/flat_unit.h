@@ -92,7 +92,8 @@ class FlatUnit {
 
   bool is_whole() const { return has_memory_ && !is_gathering_; }
   /// Starts to make the whole from the ranks' parts, unless it is there or on its way with such values; exact ones serve as
-  /// rounded ones. `part` [part_size]. Of several segments the whole has memory once gather() returns.
+  /// rounded ones. `part` [part_size]. Of several segments, or rounded, the whole has memory once
+  /// gather() returns.
   void start_gather(const Tensor& part, Gather values = Gather::kExact);
   /// Returns with the whole there.
   void gather(const Tensor& part, Gather values = Gather::kExact);

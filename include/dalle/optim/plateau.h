@@ -46,7 +46,8 @@ class Plateau {
 
   /// Numbers for a checkpoint, under names that begin with "plateau_"; none before the first observation.
   std::map<std::string, double> state() const;
-  /// Takes its own names from a checkpoint's numbers; those that are missing mean a detector that has seen nothing.
+  /// Takes its own names from a checkpoint's numbers; those that are missing mean a detector that has seen nothing. Of another
+  /// metric the halvings count, and no best value.
   void load_state(const std::map<std::string, double>& scalars);
 
  private:

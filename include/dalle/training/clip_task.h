@@ -12,6 +12,9 @@
 
 namespace dalle::training {
 
+/// The names that ClipTask::evaluate() gives.
+std::vector<std::string> validation_names(const ClipTraining& config);
+
 class ClipTask : public TrainingTask {
  public:
   ClipTask(const ClipTraining& config, at::Device device);
@@ -21,6 +24,7 @@ class ClipTask : public TrainingTask {
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
   std::string data_plan() const override { return plan_of(dataset_); }
+  std::string validation_plan() const override { return validation_ ? plan_of(*validation_) : ""; }
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
@@ -33,7 +37,7 @@ class ClipTask : public TrainingTask {
   Metrics schedule_values(int64_t) const override { return {}; }
   /// Retrieval among 100 training pairs and among the validation pairs.
   Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
-  std::vector<std::string> validation_names() const override;
+  std::vector<std::string> validation_names() const override { return training::validation_names(config_); }
   bool has_previews() const override { return false; }
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;

@@ -15,6 +15,9 @@ namespace dalle::training {
 /// The coefficient on the mean KL of a position: the weight itself, or weight * positions / sub-pixels (6.6 / 192).
 double kl_coefficient(KlNormalization normalization, double weight, int64_t grid_size, int64_t image_size);
 
+/// The names that DvaeTask::evaluate() gives.
+std::vector<std::string> validation_names(const DvaeTraining& config);
+
 class DvaeTask : public TrainingTask {
  public:
   DvaeTask(const DvaeTraining& config, at::Device device);
@@ -24,6 +27,7 @@ class DvaeTask : public TrainingTask {
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
   std::string data_plan() const override;
+  std::string validation_plan() const override;
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   std::vector<double> counts(const PreparedBatch& batch) const override;
@@ -32,7 +36,7 @@ class DvaeTask : public TrainingTask {
   Metrics batch_values() override;
   Metrics schedule_values(int64_t step) const override;
   Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
-  std::vector<std::string> validation_names() const override;
+  std::vector<std::string> validation_names() const override { return training::validation_names(config_); }
   std::vector<Sheet> preview(int64_t step) override;
   Sheet input_sheet(const PreparedBatch& batch) override;
   std::vector<HealthRule> health_rules() const override;

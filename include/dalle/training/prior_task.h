@@ -19,6 +19,9 @@ namespace dalle::training {
 /// The types that a prior is trained in. fp16 works on a CPU too, slowly, for checks.
 models::PriorCompute prior_compute(const PriorTraining& config, at::Device device);
 
+/// The names that PriorTask::evaluate() gives.
+std::vector<std::string> validation_names(const PriorTraining& config);
+
 class PriorTask : public TrainingTask {
  public:
   PriorTask(const PriorTraining& config, at::Device device);
@@ -28,6 +31,7 @@ class PriorTask : public TrainingTask {
   std::string model_config_yaml() const override;
   at::Device device() const override { return device_; }
   std::string data_plan() const override { return data_.plan(); }
+  std::string validation_plan() const override { return validation_ ? validation_->plan() : ""; }
   /// Captions are cut into pieces with BPE dropout, and replaced by the null caption (all pads) with caption_dropout; that
   /// by (seed, sample, epoch), this by (seed, position).
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
@@ -37,7 +41,7 @@ class PriorTask : public TrainingTask {
   StepOutput training_step(const PreparedBatch& batch, const StepContext& context) override;
   Metrics schedule_values(int64_t) const override { return {}; }
   Metrics evaluate(int64_t step, layers::BlockRunner& runner) override;
-  std::vector<std::string> validation_names() const override;
+  std::vector<std::string> validation_names() const override { return training::validation_names(config_); }
   /// The image loss of each position in the last validation.
   std::vector<Sheet> validation_sheets(int64_t step) override;
   bool previews_with_validation() const override { return true; }

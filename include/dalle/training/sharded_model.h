@@ -64,6 +64,8 @@ class ShardedModel : public layers::BlockRunner {
   const std::vector<layers::NamedParameter>& pieces() const { return pieces_; }
   /// For averaging: this rank's part of each unit, then all parameters that are whole.
   const std::vector<layers::NamedParameter>& parts() const { return parts_; }
+  /// Whether every rank has all weights at all times.
+  bool stays_whole() const { return sharding_ == Sharding::kOptimizer; }
   /// Parameters that are whole on every rank.
   const std::vector<layers::NamedParameter>& whole_parameters() const { return whole_; }
 
@@ -110,7 +112,9 @@ class ShardedModel : public layers::BlockRunner {
   std::vector<storage::NamedTensor> parts_from(const storage::TensorFiles& files, const std::string& place) const;
   std::vector<storage::NamedTensor> optimizer_state_from(const storage::TensorFiles& files,
                                                          const std::string& place) const;
-  /// Takes the weights of parts_from().
+  /// This rank's share of whole weights with the module's names and shapes.
+  std::vector<storage::NamedTensor> parts_of(const std::vector<storage::NamedTensor>& weights) const;
+  /// Takes the weights of parts_from() or parts_of().
   void load(const std::vector<storage::NamedTensor>& parts);
 
   ShardedBytes bytes() const;
@@ -122,6 +126,10 @@ class ShardedModel : public layers::BlockRunner {
   friend class EvaluationWeights;
   struct Unit;
 
+  /// Numbers of a tensor, with its dimensions in `order` in memory (see FlatShape), one stretch after the other.
+  using ReadRanges = std::function<Tensor(const std::string& name, const std::vector<NumberRange>& ranges,
+                                          const std::vector<int64_t>& order)>;
+  std::vector<storage::NamedTensor> parts_by(const ReadRanges& read) const;
   Unit& add_unit(int64_t index, std::vector<layers::NamedParameter> parameters, at::Device device, uint64_t seed);
   void start_gather(int64_t index);
   void release(Unit& unit);
@@ -131,7 +139,6 @@ class ShardedModel : public layers::BlockRunner {
   void complete(Unit& unit);
   void give_gradients(Unit& unit);
   void agree_on_gradients();
-  bool stays_whole() const { return sharding_ == Sharding::kOptimizer; }
   void require_tensors_of(const storage::TensorFiles& files, const std::string& place) const;
 
   Sharding sharding_;
@@ -151,7 +158,7 @@ class ShardedModel : public layers::BlockRunner {
 };
 
 /// While it lives every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for
-/// previews, and to read weights from elsewhere. At its end the model is as before.
+/// previews, and to read weights from elsewhere; for validation of weights that stay whole. At its end the model is as before.
 class WholeWeights {
  public:
   explicit WholeWeights(ShardedModel& model, optim::Ema* ema = nullptr);
@@ -165,20 +172,18 @@ class WholeWeights {
   std::optional<optim::EmaScope> averages_;
 };
 
-/// While it lives the model computes with the averages of `ema` where there is one (made of parts()), and without gradients,
-/// through runner(), which every rank must be called on alike: in no more memory than training. At its end the model is as before.
+/// While it lives a model whose weights are split computes with the averages of `ema` where there is one (made of parts()), a
+/// block at a time: by the model as a runner, without gradients, in as many passes on every rank. At its end the model is as before.
 class EvaluationWeights {
  public:
   explicit EvaluationWeights(ShardedModel& model, optim::Ema* ema = nullptr);
   ~EvaluationWeights() noexcept(false);  // ranks talk
   EvaluationWeights(const EvaluationWeights&) = delete;
   EvaluationWeights& operator=(const EvaluationWeights&) = delete;
-  layers::BlockRunner& runner();
 
  private:
   ShardedModel& model_;
   layers::BlockRunner* inner_;
-  std::optional<WholeWeights> whole_;  // of weights that stay whole
   std::optional<optim::EmaScope> averages_;
 };
 

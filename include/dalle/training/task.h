@@ -67,6 +67,8 @@ class TrainingTask {
   virtual void leave() { ranks_ = alone_.get(); }
   /// How many samples there are, and a hash by which ranks notice that they read different ones.
   virtual std::string data_plan() const { return ""; }
+  /// The same of the validation data; "" without any.
+  virtual std::string validation_plan() const { return ""; }
 
   /// Opens this rank's share of the training data, micro_batch_size samples at a time, from a global sample position on.
   virtual std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) = 0;

@@ -106,6 +106,8 @@ class Trainer {
   void report_speed();
   /// The numbers of the validation, if any.
   Metrics validate_and_preview(bool validate, bool preview);
+  Metrics validation(layers::BlockRunner& runner);
+  void draw(bool of_validation, bool previews);
   void write_sheet(const Sheet& sheet);
   void save();
   /// On all ranks, once all are known to hold the same. Goes to disk in the background; what fails there is thrown by
