@@ -15,6 +15,7 @@
 #include "dalle/cli/command.h"
 #include "dalle/cli/status_line.h"
 #include "dalle/core/device.h"
+#include "dalle/core/dtype_name.h"
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
 #include "dalle/core/logging.h"
@@ -345,7 +346,7 @@ class SampleJob {
         {"rerank", std::string(enum_name(options_.rerank))},
         {"raw_weights", options_.raw_weights},
         {"save_tokens", options_.save_tokens},
-        {"precision", str(enum_name(options_.precision), ", ", c10::toString(models_.prior.model->compute().dtype))},
+        {"precision", str(enum_name(options_.precision), ", ", dtype_name(models_.prior.model->compute().dtype))},
         {"device", describe_device(models_.device)},
         {"batch_size", batch_size_}};
     if (ranks_.world_size() > 1) report.settings.emplace_back("ranks", int64_t{ranks_.world_size()});

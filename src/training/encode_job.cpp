@@ -9,6 +9,7 @@
 
 #include "dalle/cli/status_line.h"
 #include "dalle/core/device.h"
+#include "dalle/core/dtype_name.h"
 #include "dalle/core/error.h"
 #include "dalle/core/files.h"
 #include "dalle/core/logging.h"
@@ -26,10 +27,6 @@ namespace dalle::training {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string dtype_name(at::ScalarType type) {
-  return type == at::kBFloat16 ? "bf16" : type == at::kHalf ? "fp16" : "f32";
-}
 
 std::string counted(int64_t number, const std::string& noun) { return str(number, " ", noun, number == 1 ? "" : "s"); }
 

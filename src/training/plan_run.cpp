@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "dalle/core/dtype_name.h"
 #include "dalle/core/error.h"
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
@@ -113,7 +114,7 @@ std::string one_plan(const Job& job) {
   const double flops = plan.flops_per_step(), devices = static_cast<double>(job.layout.num_devices);
   std::string text = dalle::str(
       job.layout.num_devices, " x ", job.device.name, ", sharding ", enum_name(job.layout.sharding), ", matrices in ",
-      plan.dtype(), "\n", "parameters: ", grouped_digits(static_cast<int64_t>(plan.num_parameters())), "\n",
+      dtype_name(plan.dtype()), "\n", "parameters: ", grouped_digits(static_cast<int64_t>(plan.num_parameters())), "\n",
       "work of a step: ", scaled(flops, "FLOP"), ", batch ", job.config.trainer.batch_size, " in ",
       plan.micro_batches_per_step(), " micro-batches of ", plan.micro_batch(), " a device\n", memory_lines(plan));
   PlanLayout plain = job.layout;

@@ -33,8 +33,8 @@ TEST(PlanRun, APlanNamesEveryKind) {
 
 TEST(PlanRun, TheConfigsLayoutCountsUnlessAFlagSaysOtherwise) {
   PlanRunOptions options{.config = kConfigs / "paper/prior.yaml", .devices = 1024, .device = "v100"};
-  EXPECT_THAT(plan_text(options),
-              AllOf(HasSubstr("1024 x V100 SXM2 16 GB, sharding hybrid"), HasSubstr("PowerSGD of rank 896")));
+  EXPECT_THAT(plan_text(options), AllOf(HasSubstr("1024 x V100 SXM2 16 GB, sharding hybrid, matrices in fp16"),
+                                        HasSubstr("PowerSGD of rank 896")));
   options.sharding = Sharding::kNone;
   EXPECT_THAT(plan_text(options), HasSubstr("1024 x V100 SXM2 16 GB, sharding none"));
   options.sharding.reset();
