@@ -109,6 +109,24 @@ TEST(ShardedModel, HoldsABlockAndTheNextAtMost) {
   });
 }
 
+/// Whether the first matrix of each block that runs is already what bf16 holds.
+struct RoundedWeights : layers::BlockRunner {
+  explicit RoundedWeights(const models::Prior& prior) {
+    const auto parameters = prior.named_parameters();
+    const auto indices = block_indices(parameters);
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (optim::is_resblock_matrix(parameters[i])) matrices.emplace(indices[i], parameters[i].parameter->tensor);
+    }
+  }
+  Tensor run(int64_t index, const Tensor& input, const std::function<Tensor(const Tensor&)>& function) override {
+    const Tensor matrix = matrices.at(index).detach();
+    (at::equal(matrix, matrix.to(at::kBFloat16).to(matrix.scalar_type())) ? rounded : exact) += 1;
+    return function(input);
+  }
+  std::map<int64_t, Tensor> matrices;
+  int64_t rounded = 0, exact = 0;
+};
+
 /// bf16 compute: rounding matrices on their way, in place of where they are used, changes nothing.
 TEST(ShardedModel, MatricesSentInTheComputeTypeGiveTheSameBits) {
   for (const auto cut : {UnitCut::kStretch, UnitCut::kMatrices}) {
@@ -118,11 +136,16 @@ TEST(ShardedModel, MatricesSentInTheComputeTypeGiveTheSameBits) {
         config.dim = 32;
         models::Prior prior(config, {.dtype = at::kBFloat16, .head_dtype = at::kBFloat16});
         ShardedModel sharded(prior, at::kCPU, 1, Sharding::kFull, 2, rank, {.cut = cut, .matrix_type = matrix_type});
+        RoundedWeights runner(prior);
+        sharded.set_inner(runner);
         sharded.begin_step();
         const Tensor loss = loss_of(prior, rank.rank(), sharded);
         sharded.begin_pass(true);
         loss.backward();
         sharded.end_pass();
+        const int64_t blocks = 2 * tiny_config().num_layers;
+        EXPECT_EQ(runner.rounded, matrix_type == at::kBFloat16 ? blocks : 0);
+        EXPECT_EQ(runner.exact, matrix_type == at::kBFloat16 ? 0 : blocks);
         std::map<std::string, Tensor> numbers{{"loss", loss.detach()}};
         const WholeWeights whole(sharded);
         for (const auto& [name, parameter] : prior.named_parameters()) {
@@ -135,6 +158,7 @@ TEST(ShardedModel, MatricesSentInTheComputeTypeGiveTheSameBits) {
         }
         return numbers;
       };
+      numbers_of(at::kFloat);  // the parameters' own type: nothing to round
       const auto exact = numbers_of({}), rounded = numbers_of(at::kBFloat16);
       ASSERT_EQ(exact.size(), rounded.size());
       for (const auto& [name, number] : exact) {

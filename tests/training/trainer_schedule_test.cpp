@@ -136,6 +136,19 @@ TEST(TrainerSchedule, CheckKnowsAPlateausMetric) {
               HasSubstr("learning_rate.plateau.metric: expected one of: train_loss"));
 }
 
+/// A dVAE's convolutions transform f32 kernels; the others' linear layers round their matrices to the compute type.
+TEST(TrainerSetup, ResblockMatricesAreRoundedToTheComputeTypeButADvaesAreNot) {
+  auto prior = tiny_prior(1);
+  auto clip = tiny_clip(1);
+  auto dvae = tiny_dvae(1);
+  prior.precision = clip.precision = dvae.precision = Precision::kBf16;
+  EXPECT_EQ(PriorTask(prior, at::kCPU).resblock_matrix_type(), at::kBFloat16);
+  EXPECT_EQ(ClipTask(clip, at::kCPU).resblock_matrix_type(), at::kBFloat16);
+  EXPECT_EQ(DvaeTask(dvae, at::kCPU).resblock_matrix_type(), std::nullopt);
+  prior.precision = Precision::kFp16;
+  EXPECT_EQ(PriorTask(prior, at::kCPU).resblock_matrix_type(), at::kHalf);
+}
+
 /// What is known before a run is what its validations give.
 TEST(TrainerSchedule, ValidationNamesAreThoseOfTheNumbers) {
   const auto expect_names = [](TrainingTask& task) {
