@@ -33,7 +33,9 @@ DALLE_AVX512_BF16 void tile(int64_t pairs, PairOperand a, const uint16_t* b, int
       for (int v = 0; v < V; ++v) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], column[v], row);
     }
   }
+  DALLE_UNROLLED
   for (int m = 0; m < kRows; ++m) {
+    DALLE_UNROLLED
     for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + m * ldc + v * 16, sum[m][v]);
   }
 }

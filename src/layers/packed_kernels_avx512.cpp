@@ -55,7 +55,9 @@ DALLE_AVX512 void tile_f32(const float* x, int64_t x_stride, const float* first,
       for (int v = 0; v < V; ++v) acc[m][v] = _mm512_fmadd_ps(a, b[v], acc[m][v]);
     }
   }
+  DALLE_UNROLLED
   for (int m = 0; m < M; ++m) {
+    DALLE_UNROLLED
     for (int v = 0; v < V; ++v) store_sum(acc[m][v], sums, m, v);
   }
 }
@@ -86,7 +88,9 @@ DALLE_AVX512_BF16 void tile_bf16(const uint16_t* x, int64_t x_stride, const uint
       for (int v = 0; v < V; ++v) acc[m][v] = _mm512_dpbf16_ps(acc[m][v], b[v], a);
     }
   }
+  DALLE_UNROLLED
   for (int m = 0; m < M; ++m) {
+    DALLE_UNROLLED
     for (int v = 0; v < V; ++v) store_sum(acc[m][v], sums, m, v);
   }
 }
@@ -128,7 +132,9 @@ DALLE_AVX512_VNNI void tile_int8(const uint8_t* x, int64_t x_stride, const int8_
     }
   }
   const Panels<V, int8_t> begin{first, second, step_columns};
+  DALLE_UNROLLED
   for (int m = 0; m < M; ++m) {
+    DALLE_UNROLLED
     for (int v = 0; v < V; ++v) {
       store_sum(joined(reinterpret_cast<__m512i>(high[m][v]), reinterpret_cast<__m512i>(low[m][v]),
                        _mm512_loadu_si512(begin.at(v))),

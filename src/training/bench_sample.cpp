@@ -58,16 +58,18 @@ class SampleSubject {
     const auto& config = prior_.config();
     const Tensor ids_T = at::full({config.text_context - 1}, calls_++ % config.text_vocab_size, at::kLong);
     std::vector<double> done;
+    double cpu_after_first = 0;
     const double before = cpu_seconds(), begin = steady_seconds();
     sampler_->draw({"bench", ids_T, {}}, numbers_, {}, [&](int64_t) {
+      if (done.empty()) cpu_after_first = cpu_seconds();
       done.push_back(steady_seconds());
       return true;
     });
-    const double threads = at::get_num_threads();
-    cpu_seconds_.push_back((cpu_seconds() - before) / threads);
-    cpu_share_.push_back(cpu_seconds_.back() / (steady_seconds() - begin));
+    const double after = cpu_seconds(), threads = at::get_num_threads();
+    cpu_share_.push_back((after - before) / threads / (steady_seconds() - begin));
     // Without the first token, which has the text's time.
     const auto row = static_cast<size_t>(config.grid_size), last = done.size() - 1;
+    step_cpu_seconds_.push_back((after - cpu_after_first) / threads / static_cast<double>(last));
     first_row_.push_back((done[row - 1] - done[0]) / static_cast<double>(row - 1));
     last_row_.push_back((done[last] - done[last - row + 1]) / static_cast<double>(row - 1));
   }
@@ -80,8 +82,7 @@ class SampleSubject {
                      {"last_to_first_row", last / first}};
     const auto* fused = dynamic_cast<const generation::FusedModel*>(&sampler_->model());
     if (fused == nullptr) return facts;
-    const BenchFacts limit =
-        limit_facts(*fused, median(cpu_seconds_) / static_cast<double>(prior_.config().image_context()));
+    const BenchFacts limit = limit_facts(*fused, median(step_cpu_seconds_));
     facts.insert(facts.end(), limit.begin(), limit.end());
     return facts;
   }
@@ -89,7 +90,7 @@ class SampleSubject {
  private:
   // A step can't be faster than a plain read of its weights and caches, nor than its multiplications at the speed of large
   // matrix products of this type (int8 weights: of bf16, whose dot products take as long). The step's time is that of the
-  // processor, so that other programs on the machine count for neither.
+  // processor, so that other programs on the machine count for neither; the first step has the text's time and is left out.
   BenchFacts limit_facts(const generation::FusedModel& model, double step_seconds) const {
     const auto& config = prior_.config();
     const auto batch = static_cast<double>(numbers_.size());
@@ -114,7 +115,7 @@ class SampleSubject {
   std::unique_ptr<generation::TokenSampler> sampler_;
   std::vector<int64_t> numbers_;
   int64_t calls_ = 0;
-  std::vector<double> first_row_, last_row_, cpu_seconds_, cpu_share_;
+  std::vector<double> first_row_, last_row_, step_cpu_seconds_, cpu_share_;
 };
 
 BenchSubject sampling(const models::PriorConfig& config, int64_t batch, at::ScalarType type, bool int8,

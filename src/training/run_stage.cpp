@@ -71,7 +71,8 @@ std::string describe_state(const std::vector<layers::NamedParameter>& parameters
 }
 
 template <class Model, class Config>
-void print_check(const cli::Invocation& call, const Model& model, const Config& config) {
+void print_check(const cli::Invocation& call, Model&& model, const Config& config) {
+  freeze(model, config.trainer.freeze);
   LearningRate(config.learning_rate).require_metric(validation_names(config));
   std::cout << call.command << " " << call.config_name << ": the config is valid\n"
             << models::describe(models::summarize(model), config.trainer.batch_size) << "\n"

@@ -2,10 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/ScopeExit.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <exception>
 
 #include "dalle/core/number_text.h"
 #include "dalle/core/str.h"
@@ -254,45 +254,46 @@ void ShardedModel::keep_parts() {
   }
 }
 
-WholeWeights::WholeWeights(ShardedModel& model, optim::Ema* ema) : model_(model) {
-  const c10::NoGradGuard no_grad;
-  const bool keeps = model.stays_whole() && ema != nullptr;
-  for (const auto& unit : model.units_) {
-    if (keeps) kept_.push_back(unit->part.tensor.clone());
+void ShardedModel::with_whole_weights(optim::Ema* ema, const std::function<void()>& body) {
+  std::vector<Tensor> kept;  // parts that are memory of the whole
+  {
+    std::optional<optim::EmaScope> averages;
+    {
+      const c10::NoGradGuard no_grad;
+      const bool keeps = stays_whole() && ema != nullptr;
+      for (const auto& unit : units_) {
+        if (keeps) kept.push_back(unit->part.tensor.clone());
+      }
+      if (ema != nullptr) averages.emplace(*ema);
+      for (const auto& unit : units_) {
+        if (!stays_whole()) unit->flat->gather(unit->part.tensor);
+        if (keeps) unit->flat->gather_again(unit->part.tensor);
+      }
+    }
+    body();
   }
-  if (ema != nullptr) averages_.emplace(*ema);
-  for (const auto& unit : model.units_) {
-    if (!model.stays_whole()) unit->flat->gather(unit->part.tensor);
-    if (keeps) unit->flat->gather_again(unit->part.tensor);
-  }
-}
-
-WholeWeights::~WholeWeights() noexcept(false) {
   const c10::NoGradGuard no_grad;
-  averages_.reset();
-  if (std::uncaught_exceptions() > 0) return;  // other ranks may not come here
-  for (size_t i = 0; i < model_.units_.size(); ++i) {
-    auto& unit = *model_.units_[i];
-    model_.release(unit);
-    if (kept_.empty()) continue;
-    unit.part.tensor.copy_(kept_[i]);
+  for (size_t i = 0; i < units_.size(); ++i) {
+    Unit& unit = *units_[i];
+    release(unit);
+    if (kept.empty()) continue;
+    unit.part.tensor.copy_(kept[i]);
     unit.flat->gather_again(unit.part.tensor);
   }
 }
 
-EvaluationWeights::EvaluationWeights(ShardedModel& model, optim::Ema* ema) : model_(model), inner_(model.inner_) {
-  TORCH_INTERNAL_ASSERT(!model.stays_whole());
+void ShardedModel::with_weights_by_blocks(optim::Ema* ema, const std::function<void()>& body) {
+  TORCH_INTERNAL_ASSERT(!stays_whole());
   const c10::NoGradGuard no_grad;
-  model.inner_ = &layers::plain_runner();
-  if (ema != nullptr) averages_.emplace(*ema);
-  if (model.root_ != nullptr) model.root_->flat->gather(model.root_->part.tensor);
-}
-
-EvaluationWeights::~EvaluationWeights() noexcept(false) {
-  averages_.reset();
-  model_.inner_ = inner_;
-  if (std::uncaught_exceptions() > 0) return;  // other ranks may not come here
-  for (const auto& unit : model_.units_) model_.release(*unit);
+  {
+    const auto restore =
+        c10::make_scope_exit([this, inner = std::exchange(inner_, &layers::plain_runner())] { inner_ = inner; });
+    std::optional<optim::EmaScope> averages;
+    if (ema != nullptr) averages.emplace(*ema);
+    if (root_ != nullptr) root_->flat->gather(root_->part.tensor);
+    body();
+  }
+  for (const auto& unit : units_) release(*unit);
 }
 
 // ----------------------------------------------------------------------------------------------------------- gradients

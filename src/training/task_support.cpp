@@ -13,6 +13,22 @@
 
 namespace dalle::training {
 
+void freeze(layers::Module& module, const std::vector<std::string>& prefixes) {
+  const auto parameters = module.named_parameters();
+  for (const auto& prefix : prefixes) {
+    const auto begins = [&prefix](const auto& entry) { return entry.name.starts_with(prefix); };
+    if (std::any_of(parameters.begin(), parameters.end(), begins)) continue;
+    throw ConfigError(Problem{"trainer.freeze", "the beginning of a parameter's name", "'" + prefix + "'",
+                              "names start with, for example, '" + parameters.front().name + "'"});
+  }
+  if (prefixes.empty()) return;
+  module.set_requires_grad(false, prefixes);
+  const auto is_trained = [](const auto& entry) { return entry.parameter->tensor.requires_grad(); };
+  if (std::none_of(parameters.begin(), parameters.end(), is_trained)) {
+    throw ConfigError(Problem{"trainer.freeze", "a parameter that is left to train", "all of them frozen", ""});
+  }
+}
+
 std::unique_ptr<data::Dataset> open_validation(const ValidationConfig& config) {
   return config.sources.empty() ? nullptr : std::make_unique<data::Dataset>(config.sources);
 }

@@ -15,6 +15,7 @@
 #include "dalle/optim/gradients.h"
 #include "dalle/optim/parameter_groups.h"
 #include "dalle/training/profiler.h"
+#include "dalle/training/task_support.h"
 
 namespace dalle::training {
 namespace {
@@ -27,21 +28,8 @@ std::vector<layers::NamedParameter> ready_parameters(const TrainerSetup& setup, 
     module.materialize(task.device());
     module.initialize(static_cast<uint64_t>(setup.trainer.seed));
   }
-  for (const auto& prefix : setup.trainer.freeze) {
-    bool known = false;
-    for (const auto& [name, parameter] : module.named_parameters()) known = known || name.starts_with(prefix);
-    if (!known) {
-      throw ConfigError(Problem{"trainer.freeze", "the beginning of a parameter's name", "'" + prefix + "'",
-                                "names start with, for example, '" + module.named_parameters().front().name + "'"});
-    }
-  }
-  if (!setup.trainer.freeze.empty()) module.set_requires_grad(false, setup.trainer.freeze);
-  auto parameters = module.named_parameters();
-  const auto is_trained = [](const auto& entry) { return entry.parameter->tensor.requires_grad(); };
-  if (std::none_of(parameters.begin(), parameters.end(), is_trained)) {
-    throw ConfigError(Problem{"trainer.freeze", "a parameter that is left to train", "all of them frozen", ""});
-  }
-  return parameters;
+  freeze(module, setup.trainer.freeze);
+  return module.named_parameters();
 }
 
 /// Ranks of a machine, where the launcher says it; else all of them.

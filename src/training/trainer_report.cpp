@@ -108,25 +108,23 @@ Metrics Trainer::validate_and_preview(bool validate, bool preview) {
   const c10::NoGradGuard no_grad;
   optim::Ema* const ema = ema_ ? &*ema_ : nullptr;
   Metrics values;
+  const auto draw_all = [&] { draw(validate, preview); };
   if (sharded_ && !sharded_->stays_whole()) {
-    if (validate) {
-      EvaluationWeights weights(*sharded_, ema);
-      values = validation(*sharded_);
-    }
+    if (validate) sharded_->with_weights_by_blocks(ema, [&] { values = validation(*sharded_); });
     note("gathering weights");
-    std::optional<WholeWeights> whole;
-    if (preview) whole.emplace(*sharded_, ema);
-    draw(validate, preview);
+    preview ? sharded_->with_whole_weights(ema, draw_all) : draw_all();
   } else {
-    std::optional<optim::EmaScope> averages;
-    std::optional<WholeWeights> whole;
+    const auto evaluate = [&] {
+      if (validate) values = validation(layers::plain_runner());
+      draw_all();
+    };
     if (sharded_) {
-      whole.emplace(*sharded_, ema);
-    } else if (ema_) {
-      averages.emplace(*ema_);
+      sharded_->with_whole_weights(ema, evaluate);
+    } else {
+      std::optional<optim::EmaScope> averages;
+      if (ema != nullptr) averages.emplace(*ema);
+      evaluate();
     }
-    if (validate) values = validation(layers::plain_runner());
-    draw(validate, preview);
   }
   throughput_.reset();
   return values;

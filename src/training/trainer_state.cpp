@@ -232,10 +232,11 @@ void Trainer::initialize_from(const std::filesystem::path& given) {
   }
   std::string report;
   if (setup_.trainer.init_partial) {
-    std::optional<WholeWeights> whole;
-    if (sharded_) whole.emplace(*sharded_);
-    report = ": " + models::load_what_fits(task_.module(), weights, path.string()).report();
-    if (sharded_) sharded_->keep_parts();
+    const auto load = [&] {
+      report = ": " + models::load_what_fits(task_.module(), weights, path.string()).report();
+      if (sharded_) sharded_->keep_parts();
+    };
+    sharded_ ? sharded_->with_whole_weights(nullptr, load) : load();
   } else if (const auto differences = models::parameter_differences(task_.module(), weights); !differences.empty()) {
     throw ConfigError(Problem{"trainer.init_from: " + path.string(), "the tensors of the model in this config",
                               models::summarize_differences(differences),

@@ -70,6 +70,16 @@ TEST(RunStage, CheckTellsWhatEveryPriorOfTheLadderCosts) {
                     HasSubstr("before sharding full")));
 }
 
+TEST(RunStage, CheckKnowsWhatIsFrozen) {
+  auto config = config::load_config_file<PriorTraining>(kPaper.parent_path() / "prior/12b.yaml");
+  config.trainer.freeze = {"transformer.resblocks."};
+  // 4 bytes of a number and of its average; gradients and moments of the 0.2 G outside the blocks
+  EXPECT_THAT(checked(check_prior, config), HasSubstr("training state: 101 GB (f32 weights and gradients 50.0 GB"));
+  config.trainer.freeze = {"block_"};
+  EXPECT_THROW(checked(check_prior, config), ConfigError);
+  ::testing::internal::GetCapturedStdout();
+}
+
 TEST(RunStage, CheckTellsWhatCompressionSends) {
   auto config = config::load_config_file<PriorTraining>(kPaper / "prior.yaml");
   config.trainer.sharding = Sharding::kNone;

@@ -147,10 +147,11 @@ TEST(ShardedModel, MatricesSentInTheComputeTypeGiveTheSameBits) {
         EXPECT_EQ(runner.rounded, matrix_type == at::kBFloat16 ? blocks : 0);
         EXPECT_EQ(runner.exact, matrix_type == at::kBFloat16 ? 0 : blocks);
         std::map<std::string, Tensor> numbers{{"loss", loss.detach()}};
-        const WholeWeights whole(sharded);
-        for (const auto& [name, parameter] : prior.named_parameters()) {
-          numbers[name] = parameter->tensor.detach().clone();
-        }
+        sharded.with_whole_weights(nullptr, [&] {
+          for (const auto& [name, parameter] : prior.named_parameters()) {
+            numbers[name] = parameter->tensor.detach().clone();
+          }
+        });
         // A rank's slices lie elsewhere where matrices go apart: norms of whole gradients can be compared.
         const auto norms = sharded.gradient_norms();
         for (size_t i = 0; i < norms.names.size(); ++i) {
@@ -309,15 +310,56 @@ TEST(ShardedModel, ValidationSeesWholeAveragesAndTrainingGoesOn) {
           EXPECT_TRUE(at::allclose(got[i].parameter->tensor, factor * wanted[i].parameter->tensor)) << wanted[i].name;
         }
       };
-      {
-        const WholeWeights weights(sharded, &ema);
-        expect_times(2);
-      }
-      {
-        const WholeWeights weights(sharded);
-        expect_times(3);
-      }
+      sharded.with_whole_weights(&ema, [&] { expect_times(2); });
+      sharded.with_whole_weights(nullptr, [&] { expect_times(3); });
     });
+  }
+}
+
+/// A rank alone, all of whose groups break apart when it is told to.
+struct Line {
+  bool is_broken = false;
+  int num_gathers = 0;
+};
+class BreakingRank : public ThreadRank {
+ public:
+  BreakingRank(testing::ThreadMeeting& alone, Line& line) : ThreadRank(alone, 0), alone_(alone), line_(line) {}
+  Tensor all_gather(const Tensor& tensor) override {
+    if (line_.is_broken) throw std::runtime_error("rank 1 is gone");
+    ++line_.num_gathers;
+    return ThreadRank::all_gather(tensor);
+  }
+  std::unique_ptr<distributed::Communicator> subgroup(const std::vector<int>&) override {
+    return std::make_unique<BreakingRank>(alone_, line_);
+  }
+
+ private:
+  testing::ThreadMeeting& alone_;
+  Line& line_;
+};
+
+TEST(ShardedModel, AGroupThatBreaksDuringValidationIsAnErrorToBeCaught) {
+  const c10::NoGradGuard no_grad;
+  testing::ThreadMeeting alone(1);
+  for (const bool is_line_broken : {true, false}) {
+    Line line;
+    BreakingRank rank(alone, line);
+    models::Prior prior(tiny_config());
+    ShardedModel sharded(prior, at::kCPU, 4, Sharding::kOptimizer, 1, rank);
+    optim::Ema ema(sharded.parts(), 0.5);
+    int num_gathers = 0;
+    const auto body = [&] {
+      num_gathers = line.num_gathers;
+      line.is_broken = is_line_broken;
+      if (!is_line_broken) throw std::logic_error("stopped");
+    };
+    if (is_line_broken) {
+      EXPECT_THROW(sharded.with_whole_weights(&ema, body), std::runtime_error);
+    } else {
+      EXPECT_THROW(sharded.with_whole_weights(&ema, body), std::logic_error);
+    }
+    EXPECT_GT(num_gathers, 0);
+    EXPECT_EQ(line.num_gathers, num_gathers) << "no word to the others behind an error";
   }
 }
 
@@ -349,13 +391,12 @@ TEST(ShardedModel, EvaluationSeesAveragesABlockAtATime) {
       for (const auto& [name, parameter] : sharded.parts()) parameter->tensor.detach().mul_(3);
       sharded.after_update();
       ema.update(1);
-      {
-        const EvaluationWeights weights(sharded, &ema);
+      sharded.with_weights_by_blocks(&ema, [&] {
         CountingRunner counting(sharded, prior);
         for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::allclose(loss_of(prior, 0, counting), wanted)) << pass;
         EXPECT_EQ(counting.watching.most, 2u);
         EXPECT_EQ(of_training.calls, 0) << "nothing that training needs around a block";
-      }
+      });
       for (const auto& [block, tensor] : of_training.block_tensors) {
         EXPECT_EQ(tensor.storage().nbytes(), 0u) << block;
       }

@@ -19,3 +19,7 @@
 #define DALLE_AVX512_BF16_PART __attribute__((target(DALLE_AVX512_TARGET ",avx512bf16"), always_inline)) inline
 #define DALLE_AVX512_VNNI __attribute__((target(DALLE_AVX512_TARGET ",avx512vnni")))
 #define DALLE_AVX512_VNNI_PART __attribute__((target(DALLE_AVX512_TARGET ",avx512vnni"), always_inline)) inline
+
+/// Before a loop that stores an array of registers: unrolled early, so that GCC 12 never keeps the array in memory. It would
+/// store and load all of it there besides, which takes a third of the time of a product over a depth of 32.
+#define DALLE_UNROLLED _Pragma("GCC unroll 8")

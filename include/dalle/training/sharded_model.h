@@ -92,7 +92,16 @@ class ShardedModel : public layers::BlockRunner {
   /// Norms of whole parameters' gradients, the same on every rank of the group.
   optim::GradientNorms gradient_norms();
 
-  /// Takes this rank's parts from the module's whole weights; to be called within WholeWeights.
+  /// Runs `body` while every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for
+  /// previews, and to read weights from elsewhere; for validation of weights that stay whole. Then the model is as before.
+  /// Ranks talk before and after it, and not where it throws: others may not come so far.
+  void with_whole_weights(optim::Ema* ema, const std::function<void()>& body);
+  /// Runs `body` while a model whose weights are split computes with the averages of `ema` where there is one (made of
+  /// parts()), a block at a time: by this model as a runner, without gradients, in as many passes on every rank. Then the model
+  /// is as before.
+  void with_weights_by_blocks(optim::Ema* ema, const std::function<void()>& body);
+
+  /// Takes this rank's parts from the module's whole weights; to be called within with_whole_weights().
   void keep_parts();
 
   int64_t group_size() const { return group_->world_size(); }
@@ -122,8 +131,6 @@ class ShardedModel : public layers::BlockRunner {
   std::string describe() const;
 
  private:
-  friend class WholeWeights;
-  friend class EvaluationWeights;
   struct Unit;
 
   /// Numbers of a tensor, with its dimensions in `order` in memory (see FlatShape), one stretch after the other.
@@ -155,36 +162,6 @@ class ShardedModel : public layers::BlockRunner {
   std::function<void(int64_t)> when_complete_;
   bool is_last_pass_ = false, is_in_backward_ = false, knows_gradients_ = false, sums_replicas_ = true;
   int64_t num_overlapped_ = 0;
-};
-
-/// While it lives every rank has the whole model, with the averages of `ema` where there is one (made of parts()): for
-/// previews, and to read weights from elsewhere; for validation of weights that stay whole. At its end the model is as before.
-class WholeWeights {
- public:
-  explicit WholeWeights(ShardedModel& model, optim::Ema* ema = nullptr);
-  ~WholeWeights() noexcept(false);  // ranks talk
-  WholeWeights(const WholeWeights&) = delete;
-  WholeWeights& operator=(const WholeWeights&) = delete;
-
- private:
-  ShardedModel& model_;
-  std::vector<Tensor> kept_;  // parts that are memory of the whole
-  std::optional<optim::EmaScope> averages_;
-};
-
-/// While it lives a model whose weights are split computes with the averages of `ema` where there is one (made of parts()), a
-/// block at a time: by the model as a runner, without gradients, in as many passes on every rank. At its end the model is as before.
-class EvaluationWeights {
- public:
-  explicit EvaluationWeights(ShardedModel& model, optim::Ema* ema = nullptr);
-  ~EvaluationWeights() noexcept(false);  // ranks talk
-  EvaluationWeights(const EvaluationWeights&) = delete;
-  EvaluationWeights& operator=(const EvaluationWeights&) = delete;
-
- private:
-  ShardedModel& model_;
-  layers::BlockRunner* inner_;
-  std::optional<optim::EmaScope> averages_;
 };
 
 }  // namespace dalle::training

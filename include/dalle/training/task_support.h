@@ -6,16 +6,22 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "dalle/core/hash.h"
 #include "dalle/core/random.h"
 #include "dalle/core/str.h"
 #include "dalle/data/loader.h"
+#include "dalle/layers/module.h"
 #include "dalle/text/text_tokenizer.h"
 #include "dalle/training/config.h"
 #include "dalle/training/task.h"
 
 namespace dalle::training {
+
+/// Parameters whose names begin with one of `prefixes` (trainer.freeze) keep their values. Throws ConfigError where a prefix
+/// begins no name, or nothing is left to train.
+void freeze(layers::Module& module, const std::vector<std::string>& prefixes);
 
 /// The held-out data, or null where the config names none.
 std::unique_ptr<data::Dataset> open_validation(const ValidationConfig& config);
