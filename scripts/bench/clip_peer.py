@@ -22,7 +22,7 @@ def make_model(package, config):
     return CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).eval()
 
 
-def make_step(config, package, precision):
+def make_step(config, package, precision, compiled):
     torch.manual_seed(1)
     pixels, ids = torch.rand(BATCH, 3, 224, 224), torch.randint(1, 49405, (BATCH, 77))
     end = ENDS[config]
@@ -33,21 +33,27 @@ def make_step(config, package, precision):
         model, pixels = model.to(torch.bfloat16), pixels.to(torch.bfloat16)
     mode = torch.autocast("cpu", torch.bfloat16) if precision == "autocast" else contextlib.nullcontext()
 
+    def cosines():
+        image, text = model.encode_image(pixels), model.encode_text(ids)
+        return (torch.nn.functional.normalize(image, dim=-1) * torch.nn.functional.normalize(text, dim=-1)).sum(-1)
+
+    compute = torch.compile(cosines) if compiled else cosines
+
     def step():
         with torch.inference_mode(), mode:
-            image, text = model.encode_image(pixels), model.encode_text(ids)
-            return (torch.nn.functional.normalize(image, dim=-1) * torch.nn.functional.normalize(text, dim=-1)).sum(-1)
+            return compute()
 
     return step, BATCH
 
 
-FORMS = {f"{package}.{precision}": (package, precision)
+FORMS = {f"{package}.{precision}{'_compiled' if compiled else ''}": (package, precision, compiled)
          for package, precision in (("open_clip", "f32"), ("open_clip", "autocast"), ("open_clip", "pure_bf16"),
-                                    ("clip-anytorch", "f32"), ("clip-anytorch", "autocast"))}
+                                    ("clip-anytorch", "f32"), ("clip-anytorch", "autocast"))
+         for compiled in (False, True)}
 
 
 def main():
-    peer_harness.run(__doc__, "clip-score", "pairs/s", "", FORMS, make_step, list(FORMS)[:3])
+    peer_harness.run(__doc__, "clip_score", "pairs/s", "", FORMS, make_step, ["open_clip.f32", "open_clip.autocast", "open_clip.pure_bf16"])
 
 
 if __name__ == "__main__":

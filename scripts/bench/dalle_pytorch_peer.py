@@ -50,7 +50,7 @@ FORMS = {"f32": (False, False), "bf16": (True, False), "f32_compiled": (False, T
 
 
 def main():
-    peer_harness.run(__doc__, "prior-train", "tokens/s", "dalle_pytorch_", FORMS, make_step)
+    peer_harness.run(__doc__, "prior_train", "tokens/s", "dalle_pytorch_", FORMS, make_step)
 
 
 if __name__ == "__main__":

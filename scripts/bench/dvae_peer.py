@@ -49,7 +49,7 @@ def make_step(config, autocast, channels_last):
 
 
 def main():
-    peer_harness.run(__doc__, "dvae-train", "images/s", "openai_", FORMS, make_step)
+    peer_harness.run(__doc__, "dvae_train", "images/s", "openai_", FORMS, make_step)
 
 
 if __name__ == "__main__":

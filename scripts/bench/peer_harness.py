@@ -34,4 +34,4 @@ def run(description, job, unit, impl, forms, make_step, default_forms=None, roun
         amount = steps[form][1]
         print(json.dumps({"job": job, "config": options.config, "impl": impl + form, "unit": unit,
                           "median": amount / statistics.median(seconds), "best": amount / min(seconds),
-                          "rounds": options.rounds, "threads": options.threads, "clock": options.clock}), flush=True)
+                          "n": options.rounds, "threads": options.threads, "clock": options.clock}), flush=True)

@@ -73,7 +73,7 @@ FORMS = {"f32": (False, False), "bf16": (True, False), "bf16_compiled": (True, T
 
 
 def main():
-    peer_harness.run(__doc__, "prior-train", "tokens/s", "plain_gpt_", FORMS, make_step, ["f32", "bf16"])
+    peer_harness.run(__doc__, "prior_train", "tokens/s", "plain_gpt_", FORMS, make_step, ["f32", "bf16"])
 
 
 if __name__ == "__main__":

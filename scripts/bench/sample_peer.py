@@ -59,8 +59,8 @@ def draw(logits):
 
 
 def sizes_of(config):
-    """"small_64+16x16_b1" or "dim1024x12_64+16x16_b8": dim, layers, heads, text, grid, batch."""
-    match = re.fullmatch(r"(?:small|dim(\d+)x(\d+))_(\d+)\+(\d+)x\d+_b(\d+)", config)
+    """"small_64+16x16_b1" or "mini_1024x12_64+16x16_b8": dim, layers, heads, text, grid, batch."""
+    match = re.fullmatch(r"(?:small|mini_(\d+)x(\d+))_(\d+)\+(\d+)x\d+_b(\d+)", config)
     if match is None:
         raise SystemExit(f"sample_peer.py: no sizes in the name '{config}'; dalle-bench sample lists names")
     dim, layers, text, grid, batch = match.groups()

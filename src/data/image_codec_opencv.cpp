@@ -19,11 +19,8 @@ namespace {
 
 /// OpenCV reads many other formats, some of them through large libraries that nobody asked for.
 void check_kind(std::string_view bytes) {
-  const bool png = bytes.starts_with("\x89PNG");
-  const bool jpeg = bytes.starts_with("\xFF\xD8\xFF");
-  const bool webp = bytes.starts_with("RIFF") && bytes.size() >= 12 && bytes.substr(8, 4) == "WEBP";
   if (bytes.empty()) fail("no bytes");
-  if (!png && !jpeg && !webp) fail(str(bytes.size(), " bytes of another kind"));
+  if (!begins_like_picture(bytes)) fail(str(bytes.size(), " bytes of another kind"));
   if (is_jpeg_cut_short(bytes)) fail(str("a JPEG cut short after ", bytes.size(), " bytes"));
 }
 

@@ -28,4 +28,8 @@ int64_t in_batches(std::span<const int64_t> numbers, int64_t batch_size,
   return batch_size;
 }
 
+int64_t batch_that_fits(const BatchMemory& memory, int64_t most) {
+  return std::clamp<int64_t>((memory.available / (2 * memory.num_processes) - memory.fixed) / memory.each, 1, most);
+}
+
 }  // namespace dalle::generation

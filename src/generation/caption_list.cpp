@@ -10,7 +10,9 @@
 namespace dalle::generation {
 namespace {
 
-bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r\n\f\v") == std::string::npos; }
+// Models read some hundred tokens and leave out the rest with a warning. What is longer than this by far is no caption: all of
+// its end would be left out.
+constexpr size_t kMostCharacters = 4096;
 
 void check(const std::string& caption, const std::string& place) {
   if (const auto nul = caption.find('\0'); nul != std::string::npos) {
@@ -24,6 +26,12 @@ void check(const std::string& caption, const std::string& place) {
                               .expected = "UTF-8 text",
                               .got = str("bytes that are not UTF-8 at byte ", *broken + 1),
                               .hint = "convert it, for example with iconv -f latin1 -t utf-8"});
+  }
+  if (const size_t characters = text::num_code_points(caption); characters > kMostCharacters) {
+    throw ConfigError(Problem{.place = place,
+                              .expected = str("a caption of at most ", kMostCharacters, " characters"),
+                              .got = str(characters),
+                              .hint = "models read its first tokens alone, a few hundred at most: shorten it"});
   }
 }
 
@@ -40,7 +48,7 @@ std::string shortened(const std::string& text) {
 std::vector<std::string> read_captions(const std::vector<std::string>& given, const std::filesystem::path& file) {
   for (const std::string& caption : given) {
     check(caption, "--caption");
-    if (is_blank(caption))
+    if (text::is_blank(caption))
       throw ConfigError(Problem{.place = "--caption", .expected = "a text", .got = "an empty one"});
   }
   std::vector<std::string> captions = given;
@@ -52,7 +60,7 @@ std::vector<std::string> read_captions(const std::vector<std::string>& given, co
     if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);  // a byte order mark
     if (!line.empty() && line.back() == '\r') line.pop_back();
     check(line, str(file.string(), ":", number));
-    if (!is_blank(line)) captions.push_back(line);
+    if (!text::is_blank(line)) captions.push_back(line);
   }
   if (captions.size() == given.size()) {
     throw ConfigError(

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <system_error>
 
 #include "dalle/core/error.h"
@@ -15,6 +16,26 @@
 namespace dalle::generation {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// A file that is there and begins as pictures do.
+bool is_picture(const fs::path& file) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(file, ignored)) return false;
+  std::ifstream stream(file, std::ios::binary);
+  std::string begin(16, '\0');
+  stream.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  return data::begins_like_picture(begin);
+}
+
+// May have no end.
+bool is_device(const fs::path& file) {
+  std::error_code ignored;
+  return fs::is_character_file(file, ignored) || fs::is_block_file(file, ignored);
+}
+
+}  // namespace
 
 void check_picture_files(const std::string& command, const std::vector<fs::path>& files) {
   if (files.empty()) {
@@ -31,15 +52,25 @@ void check_picture_files(const std::string& command, const std::vector<fs::path>
     if (!fs::exists(file)) {
       throw ConfigError(Problem{.place = file.string(), .expected = "a picture file", .got = "no such file"});
     }
+    if (is_device(file)) {
+      throw ConfigError(Problem{.place = file.string(), .expected = "a picture file", .got = "a device"});
+    }
   }
 }
 
 void check_input_file(const std::string& flag, const fs::path& file) {
   std::error_code ignored;
-  if (fs::exists(file, ignored) && !fs::is_directory(file, ignored)) return;
-  throw ConfigError(Problem{.place = flag + " " + file.string(),
-                            .expected = "a file",
-                            .got = fs::is_directory(file, ignored) ? "a folder" : "no such file"});
+  Problem problem{.place = flag + " " + file.string(), .expected = "a file"};
+  if (!fs::exists(file, ignored)) {
+    problem.got = "no such file";
+  } else if (fs::is_directory(file, ignored)) {
+    problem.got = "a folder";
+  } else if (is_device(file)) {
+    problem.got = "a device";
+  } else {
+    return;
+  }
+  throw ConfigError(problem);
 }
 
 void check_output_file(const std::string& flag, const fs::path& file) {
@@ -52,6 +83,9 @@ void check_output_file(const std::string& flag, const fs::path& file) {
   } else if (!fs::is_directory(folder, ignored)) {
     problem.got = "no folder " + folder.string();
     problem.hint = "make it first";
+  } else if (is_picture(file)) {
+    problem.got = "a picture";
+    problem.hint = "it would be overwritten: " + flag + " takes the name of a file of its own";
   } else if (::access(folder.c_str(), W_OK) != 0) {
     problem.got = std::error_code(errno, std::generic_category()).message();
   } else {

@@ -10,13 +10,14 @@
 
 namespace dalle::generation {
 
-/// Throws ConfigError where there is none, or one is missing or a folder.
+/// Throws ConfigError where there is none, or one is missing, a folder or a device.
 void check_picture_files(const std::string& command, const std::vector<std::filesystem::path>& files);
 
-/// Throws ConfigError where `file` is missing or a folder; a pipe will do. `flag` names it in the message.
+/// Throws ConfigError where `file` is missing, a folder or a device; a pipe will do. `flag` names it in the message.
 void check_input_file(const std::string& flag, const std::filesystem::path& file);
 
-/// Throws ConfigError where `file` could not be written: its folder is missing or not writable, or it is a folder itself.
+/// Throws ConfigError where `file` could not be written (its folder is missing or not writable, or it is a folder itself), or is a
+/// picture that is there already.
 void check_output_file(const std::string& flag, const std::filesystem::path& file);
 
 /// u8 [H, W, 3]. Throws DataError naming the file.

@@ -352,7 +352,7 @@ class SampleJob {
     if (ranks_.world_size() > 1) report.settings.emplace_back("ranks", int64_t{ranks_.world_size()});
     if (!options_.image_prompt.empty()) {
       report.settings.emplace_back("image_prompt", options_.image_prompt.string());
-      report.settings.emplace_back("prompt_rows", options_.prompt_rows);
+      report.settings.emplace_back("prompt_rows", options_.prompt_rows.value_or(kPromptRows));
     }
     report.models = models_.used;
     report.times_seconds = {{"load", times_.load},
@@ -453,6 +453,10 @@ void SampleOptions::validate(const std::string&) const {
     throw ConfigError("sample-and-rerank: expected --prior CKPT and --dvae CKPT, or --run DIR");
   }
   if (!image_prompt.empty()) check_input_file("--image-prompt", image_prompt);
+  if (prompt_rows && image_prompt.empty()) {
+    throw ConfigError(
+        Problem{"--prompt-rows", "--image-prompt FILE, whose rows they are", "none", "give both or neither"});
+  }
 }
 
 int run_sample_job(const SampleOptions& options) {

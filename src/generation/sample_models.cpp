@@ -6,6 +6,7 @@
 #include "dalle/core/error.h"
 #include "dalle/core/memory.h"
 #include "dalle/core/str.h"
+#include "dalle/generation/batches.h"
 
 namespace dalle::generation {
 namespace {
@@ -95,8 +96,8 @@ int64_t plan_batch_size(const SampleModels& models, const SampleOptions& options
       kDecodeTogether * 4 * (dvae.vocab_size * dvae.grid_size() * dvae.grid_size() + 8 * pixels * dvae.hidden_dim);
   const int64_t captions = options.guidance == 1 ? 1 : 2;  // caches with and without the caption
   const int64_t each = captions * models.sampler->model().candidate_bytes() + 2 * 3 * 4 * pixels;
-  // Half of what is free is for others.
-  return std::clamp<int64_t>((available_memory_bytes() / (2 * ranks_here) - decoding) / each, 1, most);
+  return batch_that_fits(
+      {.available = available_memory_bytes(), .fixed = decoding, .each = each, .num_processes = ranks_here}, most);
 }
 
 }  // namespace dalle::generation

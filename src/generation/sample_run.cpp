@@ -34,18 +34,16 @@ Tensor read_prompt(const std::filesystem::path& path) {
 Tensor prompt_tokens(const SampleModels& models, const SampleOptions& options) {
   if (options.image_prompt.empty()) return {};
   const auto& config = models.dvae.model->config();
-  if (options.prompt_rows >= config.grid_size()) {
-    throw ConfigError(Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()),
-                              str(options.prompt_rows),
+  const int64_t rows = options.prompt_rows.value_or(kPromptRows);
+  if (rows >= config.grid_size()) {
+    throw ConfigError(Problem{"--prompt-rows", str("fewer rows than the grid's ", config.grid_size()), str(rows),
                               "say with --prompt-rows how many of the picture's rows of tokens to keep"});
   }
   const data::TransformOptions transform{
       .image_size = config.image_size, .filter = data::ResizeFilter::kLanczos, .upscale_small = true};
   const Tensor bytes = data::transform_picture(read_prompt(options.image_prompt), transform, {});
   const Tensor pixels = bytes.to(models.device).to(at::kFloat).div_(255);
-  return models.dvae.model->encode(pixels.unsqueeze(0))
-      .flatten(1)[0]
-      .slice(0, 0, options.prompt_rows * config.grid_size());
+  return models.dvae.model->encode(pixels.unsqueeze(0)).flatten(1)[0].slice(0, 0, rows * config.grid_size());
 }
 
 RunDescription describe_run(const SampleOptions& options, const std::vector<std::string>& captions,

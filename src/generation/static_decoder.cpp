@@ -61,10 +61,11 @@ Tensor StaticLayer::forward(const Tensor& x_RLD, const layers::AttendFunction& a
   return added(x, proj.forward(hidden), block.ln_2_post);
 }
 
-StaticDecoder::StaticDecoder(const StaticModel& model, const Tensor& captions_CT, int64_t batch)
+StaticDecoder::StaticDecoder(const StaticModel& model, std::shared_ptr<const StaticText> text, int64_t batch)
     : model_(model),
       prior_(model.prior_),
-      num_texts_(captions_CT.size(0)),
+      text_(std::move(text)),
+      num_texts_(text_->captions_CT.size(0)),
       batch_(batch),
       caches_(model.layers_.size()) {
   const c10::NoGradGuard no_grad;
@@ -75,7 +76,7 @@ StaticDecoder::StaticDecoder(const StaticModel& model, const Tensor& captions_CT
   const Tensor slots = at::arange(config.image_context(), longs);
   grid_embedding_ID_ = prior_.image_row_embedding.forward(slots.div(config.grid_size, "floor")) +
                        prior_.image_column_embedding.forward(slots.remainder(config.grid_size));
-  prefill(captions_CT);
+  make_caches();
 }
 
 StaticDecoder::Tables StaticDecoder::tables_of(const CacheLayout& layout, const models::PriorConfig& config,
@@ -99,25 +100,18 @@ StaticDecoder::Tables StaticDecoder::tables_of(const CacheLayout& layout, const 
   return {position_I.to(device), visible_In.to(device), bias_In.to(scores)};
 }
 
-void StaticDecoder::prefill(const Tensor& captions_CT) {
+void StaticDecoder::make_caches() {
   const auto& config = prior_.config();
-  Tensor x_CTD = prior_.embed_text(captions_CT);
-  const Tensor causal = layers::causal_mask(config.text_context);
-  const auto attend_text =
-      layers::dense_attention(layers::mask_to_bias(causal, prior_.compute().dtype).to(x_CTD.device()));
   for (size_t layer = 0; layer < caches_.size(); ++layer) {
     const AttentionKind kind = config.layer_kind(static_cast<int64_t>(layer));
     const CacheLayout layout(kind, config.grid_size, {config.conv_kernel, config.conv_mask_edge});
-    x_CTD = model_.layers_[layer].forward(x_CTD, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
-      Tables& tables = tables_[static_cast<size_t>(kind)];
-      if (!tables.position_I.defined()) {
-        tables = tables_of(layout, config, k.options().dtype(score_type(k.scalar_type())));
-      }
-      // Zeros, not empty: what is masked may still not be NaN for kernels that multiply by a weight of zero.
-      const std::vector<int64_t> sizes{num_texts_ * batch_, k.size(1), layout.capacity(), k.size(3)};
-      caches_[layer] = {k.contiguous(), v.contiguous(), at::zeros(sizes, k.options()), at::zeros(sizes, v.options())};
-      return attend_text(q, k, v);
-    });
+    const auto& [k, v] = text_->layers[layer];
+    Tables& tables = tables_[static_cast<size_t>(kind)];
+    if (!tables.position_I.defined())
+      tables = tables_of(layout, config, k.options().dtype(score_type(k.scalar_type())));
+    // Zeros, not empty: what is masked may still not be NaN for kernels that multiply by a weight of zero.
+    const std::vector<int64_t> sizes{num_texts_ * batch_, k.size(1), layout.capacity(), k.size(3)};
+    caches_[layer] = {k, v, at::zeros(sizes, k.options()), at::zeros(sizes, v.options())};
   }
 }
 
@@ -201,8 +195,27 @@ StaticModel::StaticModel(const models::Prior& prior, bool int8_weights)
   for (const auto& block : prior.transformer.resblocks) layers_.emplace_back(*block, int8_weights);
 }
 
+std::shared_ptr<const StaticText> StaticModel::text_of(const Tensor& captions_CT) {
+  const c10::NoGradGuard no_grad;
+  if (recent_ && at::equal(recent_->captions_CT, captions_CT)) return recent_;
+  auto text = std::make_shared<StaticText>();
+  text->captions_CT = captions_CT.clone();
+  Tensor x_CTD = prior_.embed_text(captions_CT);
+  const Tensor causal = layers::causal_mask(prior_.config().text_context);
+  const auto attend_text =
+      layers::dense_attention(layers::mask_to_bias(causal, prior_.compute().dtype).to(x_CTD.device()));
+  for (const StaticLayer& layer : layers_) {
+    x_CTD = layer.forward(x_CTD, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
+      text->layers.emplace_back(k.contiguous(), v.contiguous());
+      return attend_text(q, k, v);
+    });
+  }
+  recent_ = text;
+  return text;
+}
+
 std::unique_ptr<Decoder> StaticModel::start(const Tensor& captions_CT, int64_t batch) {
-  return std::make_unique<StaticDecoder>(*this, captions_CT, batch);
+  return std::make_unique<StaticDecoder>(*this, text_of(captions_CT), batch);
 }
 
 int64_t StaticModel::candidate_bytes() const { return bytes_per_candidate(prior_.config(), prior_.compute().dtype); }

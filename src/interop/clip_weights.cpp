@@ -8,6 +8,7 @@
 
 #include "dalle/config/fields.h"
 #include "dalle/core/error.h"
+#include "dalle/core/files.h"
 #include "dalle/core/str.h"
 #include "dalle/models/clip.h"
 #include "weight_file.h"
@@ -96,6 +97,28 @@ models::ClipConfig infer_clip_config(const ForeignWeights& weights) {
   return config;
 }
 
+// CLIP's vocabulary, of `ids` pieces with start and end of text as `model` has them.
+text::ClipBpe load_vocabulary(const std::filesystem::path& file, int64_t ids, const std::string& model) {
+  const auto fail = [&](const std::string& got) {
+    throw CheckpointError(Problem{
+        .place = file.string(),
+        .expected = str("a CLIP vocabulary of ", ids - 2, " pieces, start and end of text apart, as ", model, " has"),
+        .got = got,
+        .hint = "scripts/clip_vocabulary.sh gets the published file"});
+  };
+  const std::string bytes = read_file(file);
+  if (!text::ClipBpe::is_vocabulary(bytes)) fail(str("another kind of file, ", bytes.size(), " bytes"));
+  const auto vocabulary = [&] {
+    try {
+      return text::ClipBpe::from_bytes(bytes);
+    } catch (const CheckpointError& error) {
+      throw CheckpointError(str(file.string(), ": ", error.what()));
+    }
+  }();
+  if (vocabulary.vocab_size() + 2 != ids) fail(str(vocabulary.vocab_size(), " pieces"));
+  return vocabulary;
+}
+
 }  // namespace
 
 storage::Checkpoint import_clip(const ClipFiles& files) {
@@ -109,19 +132,12 @@ storage::Checkpoint import_clip(const ClipFiles& files) {
   for (auto& [name, tensor] : weights.tensors) {
     if (name == "logit_scale" && tensor.numel() == 1) tensor = tensor.reshape({});  // open_clip may hold it as [1]
   }
-  const auto tokenizer = text::TextTokenizer::load(files.tokenizer);
-  if (tokenizer.kind() != text::TokenizerKind::kClipBpe || tokenizer.vocab_size() + 2 != config.text_vocab_size) {
-    throw CheckpointError(Problem{.place = files.tokenizer.string(),
-                                  .expected = str("a CLIP vocabulary of ", config.text_vocab_size - 2,
-                                                  " pieces, start and end of text apart, as ", weights.place, " has"),
-                                  .got = str(enum_name(tokenizer.kind()), ", ", tokenizer.vocab_size(), " pieces"),
-                                  .hint = "scripts/clip_vocabulary.sh gets the published file"});
-  }
+  const text::ClipBpe tokenizer = load_vocabulary(files.tokenizer, config.text_vocab_size, weights.place);
   auto checkpoint = weights.into_checkpoint(
       models::Clip(config), "clip", config::emit_yaml(config::dump(config)),
       str("the tensors of a CLIP with ", config.vision_layers, " layers of ", config.vision_dim, " for pictures of ",
           config.image_size, " pixels and ", config.text_layers, " of ", config.text_dim, " for text"));
-  checkpoint.tokenizer = tokenizer.model_bytes();
+  checkpoint.tokenizer = tokenizer.file_bytes();
   checkpoint.identities["tokenizer"] = tokenizer.identity();
   return checkpoint;
 }

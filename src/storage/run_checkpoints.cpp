@@ -102,8 +102,9 @@ fs::path resolve_checkpoint(const fs::path& given) {
   if (fs::is_regular_file(given, error)) {
     if (given.extension() != ".safetensors")
       fail("another kind of file",
-           "weights of other programs are converted first: import-weights openai-dvae --encoder FILE --decoder FILE "
-           "--out CKPT");
+           "weights of other programs are converted first, by import-weights openai-dvae, openai-clip or open-clip; "
+           "see its "
+           "--help");
     return given;
   }
   if (fs::exists(given / kManifestName, error)) return given;

@@ -158,4 +158,19 @@ bool is_space(char32_t code_point) {
   return category >= UTF8PROC_CATEGORY_ZS && category <= UTF8PROC_CATEGORY_ZP;
 }
 
+bool is_blank(std::string_view text) {
+  for (size_t offset = 0; offset < text.size();) {
+    const auto [value, length] = code_point_at(text, offset);
+    const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(value));
+    if (!is_space(value) && category != UTF8PROC_CATEGORY_CC && category != UTF8PROC_CATEGORY_CF) return false;
+    offset += length;
+  }
+  return true;
+}
+
+size_t num_code_points(std::string_view text) {
+  const auto begins = [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; };
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), begins));
+}
+
 }  // namespace dalle::text

@@ -92,33 +92,32 @@ std::unique_ptr<data::BatchStream> ClipTask::make_loader(int64_t micro_batch_siz
   return std::make_unique<data::Loader>(dataset_, config_.data, std::move(options));
 }
 
-PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext& context) {
-  const c10::NoGradGuard no_grad;
+PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext&) {
   PreparedBatch prepared;
-  prepared.pixels = to_unit_range(batch.images, device_);
-  if (config_.shift_pixels > 0) {
-    prepared.pixels = shifted(prepared.pixels, config_.shift_pixels, batch.positions, context.seed);
-  }
-  if (dvae_ && config_.reconstructed_share > 0) {
-    std::vector<int64_t> chosen;
-    for (size_t i = 0; i < batch.positions.size(); ++i) {
-      RandomStream random(
-          random_key(context.seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
-      if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
-    }
-    if (!chosen.empty()) {
-      const Tensor rows = to_device(at::tensor(chosen, at::kLong), device_);
-      const Tensor seen = dvae_->model->decode(dvae_->model->encode(prepared.pixels.index_select(0, rows)));
-      prepared.pixels.index_copy_(0, rows, seen.to(prepared.pixels.scalar_type()).contiguous());
-    }
-  }
   batch.caption_ids = to_device(batch.caption_ids, device_);
   prepared.batch = std::move(batch);
   return prepared;
 }
 
+Tensor ClipTask::pixels(const data::Batch& batch) const {
+  const c10::NoGradGuard no_grad;
+  const auto seed = static_cast<uint64_t>(config_.trainer.seed);
+  Tensor pixels = to_unit_range(batch.images, device_);
+  if (config_.shift_pixels > 0) pixels = shifted(pixels, config_.shift_pixels, batch.positions, seed);
+  if (!dvae_ || config_.reconstructed_share == 0) return pixels;
+  std::vector<int64_t> chosen;
+  for (size_t i = 0; i < batch.positions.size(); ++i) {
+    RandomStream random(random_key(seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
+    if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
+  }
+  if (chosen.empty()) return pixels;
+  const Tensor rows = to_device(at::tensor(chosen, at::kLong), device_);
+  const Tensor seen = dvae_->model->decode(dvae_->model->encode(pixels.index_select(0, rows)));
+  return pixels.index_copy_(0, rows, seen.to(pixels.scalar_type()).contiguous());
+}
+
 std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
-  return {static_cast<double>(batch.pixels.size(0))};
+  return {static_cast<double>(batch.batch.images.size(0))};
 }
 
 void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) {
@@ -129,14 +128,14 @@ void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepC
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> images, texts;
   for (const auto& batch : batches) {
-    images.push_back(model_.encode_image(batch.pixels, *context.runner));
+    images.push_back(model_.encode_image(pixels(batch.batch), *context.runner));
     texts.push_back(model_.encode_text(batch.batch.caption_ids, *context.runner));
   }
   cached_.emplace(images, texts, model_.scale(), ranks());
 }
 
 StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext& context) {
-  const Tensor image = model_.encode_image(batch.pixels, *context.runner);
+  const Tensor image = model_.encode_image(pixels(batch.batch), *context.runner);
   const Tensor text = model_.encode_text(batch.batch.caption_ids, *context.runner);
   const Tensor scale = model_.scale();
   const Tensor loss = cached_ ? cached_->share(next_micro_batch_++, image, text, scale)
@@ -213,7 +212,9 @@ Metrics ClipTask::evaluate(int64_t, layers::BlockRunner& runner) {
 std::vector<Sheet> ClipTask::preview(int64_t) { return {}; }
 
 Sheet ClipTask::input_sheet(const PreparedBatch& batch) {
-  return captioned_sheet("inputs", batch, "what CLIP sees first: pictures and text pieces", [&](size_t i) {
+  PreparedBatch seen = batch;
+  seen.pixels = pixels(batch.batch);
+  return captioned_sheet("inputs", seen, "what CLIP sees first: pictures and text pieces", [&](size_t i) {
     // Past the start-of-text id and up to the end-of-text id; zeros after it are no pieces.
     const Tensor row = batch.batch.caption_ids[static_cast<int64_t>(i)];
     return shown_pieces(tokenizer_, row.slice(0, 1, row.slice(0, 1).argmax().item<int64_t>() + 1));

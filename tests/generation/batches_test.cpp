@@ -49,6 +49,19 @@ TEST(Batches, GiveUpWhereOneIsTooMuch) {
   EXPECT_TRUE(device.done.empty());
 }
 
+TEST(BatchThatFits, TakesHalfOfWhatIsFree) {
+  constexpr int64_t kMega = 1 << 20;
+  BatchMemory memory{.available = 4096 * kMega, .fixed = 48 * kMega, .each = 20 * kMega};
+  EXPECT_EQ(batch_that_fits(memory, 128), 100);
+  EXPECT_EQ(batch_that_fits(memory, 64), 64) << "no more than gain speed, or are wanted";
+  memory.num_processes = 2;
+  EXPECT_EQ(batch_that_fits(memory, 128), 48);
+  memory.each *= 2;  // two caches each, with guidance
+  EXPECT_EQ(batch_that_fits(memory, 128), 24);
+  memory.available = 0;
+  EXPECT_EQ(batch_that_fits(memory, 128), 1) << "one is tried";
+}
+
 TEST(Batches, OtherErrorsPass) {
   EXPECT_THROW(in_batches(numbers(4), 4, [](auto) { throw std::runtime_error("other"); }), std::runtime_error);
   EXPECT_THROW(in_batches(numbers(4), 0, [](auto) {}), c10::ValueError);

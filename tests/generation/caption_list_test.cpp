@@ -15,6 +15,7 @@ using dalle::testing::message_of;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::SizeIs;
 
 class CaptionList : public ::testing::Test {
  protected:
@@ -45,6 +46,24 @@ TEST_F(CaptionList, NamesTheLineOfWhatIsNoText) {
 TEST_F(CaptionList, RefusesWhatHoldsNone) {
   EXPECT_THAT(error({"given"}, "\n \n"), HasSubstr("without any caption"));
   EXPECT_THAT(error({" "}, "good\n"), AllOf(HasSubstr("--caption"), HasSubstr("empty")));
+  // No-break and ideographic spaces, one of no width, a soft hyphen, a lone direction mark.
+  for (const std::string nothing : {"\u00A0", "\u3000", "\u200B", "\u00AD \u200F"}) {
+    EXPECT_THAT(error({nothing}, "good\n"), HasSubstr("an empty one")) << nothing.size();
+    EXPECT_THAT(read_captions({}, file("a\n" + nothing + "\nb")), ElementsAre("a", "b"));
+  }
+  // Format characters within a text are part of it: this is a family.
+  EXPECT_THAT(read_captions({"\U0001F468\u200D\U0001F469"}, {}), SizeIs(1));
+}
+
+TEST_F(CaptionList, RefusesWhatIsTooLongForACaption) {
+  std::string ants;
+  for (int i = 0; i < 4096; ++i) ants += "蟻";
+  EXPECT_THAT(read_captions({ants}, {}), ElementsAre(ants)) << "characters count, not bytes";
+  EXPECT_THAT(
+      error({ants + "!"}, "good\n"),
+      AllOf(HasSubstr("--caption: expected a caption of at most 4096 characters, got 4097"), HasSubstr("hint")));
+  EXPECT_THAT(error({}, "good\n" + std::string(10'000, 'x') + "\n"),
+              AllOf(HasSubstr("captions.txt:2: expected a caption of at most 4096"), HasSubstr("got 10000")));
 }
 
 TEST(Shortened, CutsBetweenCharacters) {

@@ -57,6 +57,21 @@ std::unique_ptr<models::Prior> odd_prior(at::ScalarType dtype, double scale = 0.
                       dtype, scale);
 }
 
+// Batches of one caption share its text: what its embeddings are later is not asked.
+TEST(FusedModel, TheTextOfACaptionIsRunOnce) {
+  const OneThread one_thread;
+  const auto prior = odd_prior(at::kFloat);
+  FusedModel model(*prior);
+  const Tensor images = random_images(*prior, 3), other = some_caption().clamp_min(0);
+  const Tensor expected = by_steps(model, some_caption(), images);
+  const c10::NoGradGuard no_grad;
+  prior->text_embedding.weight.tensor.mul_(2);
+  for (const int64_t batch : {1, 3}) {
+    EXPECT_TRUE(bitwise_equal(by_steps(model, some_caption(), images.slice(0, 0, batch)), expected.slice(0, 0, batch)));
+  }
+  EXPECT_TRUE(close_to(by_steps(model, other, images), in_full(*prior, other, images), 1e-5));
+}
+
 class FusedDecoding : public ::testing::TestWithParam<int64_t> {};
 
 TEST_P(FusedDecoding, LogitsEqualFullRecomputation) {

@@ -75,6 +75,23 @@ TEST(StaticDecoder, OneCandidateExpandsToMany) {
   EXPECT_THROW(decoder->expand(2), c10::ValueError);
 }
 
+// Batches of one caption share its text: what its embeddings are later is not asked.
+TEST(StaticDecoder, TheTextOfACaptionIsRunOnce) {
+  const OneThread one_thread;
+  const auto prior = random_prior(prior_cases().back(), 3, at::kDouble);
+  StaticModel model(*prior);
+  const Tensor images = random_images(*prior, 3), captions = captions_of_two();
+  const Tensor expected = by_steps(*model.start(captions, 3), images);
+  const c10::NoGradGuard no_grad;
+  prior->text_embedding.weight.tensor.mul_(2);
+  for (const int64_t batch : {1, 3}) {
+    const Tensor steps = by_steps(*model.start(captions.clone(), batch), images.slice(0, 0, batch));
+    EXPECT_TRUE(close_to(steps, expected.slice(1, 0, batch), 1e-12)) << batch;
+  }
+  const Tensor other = captions.slice(0, 0, 1) + 1;
+  EXPECT_TRUE(close_to(by_steps(*model.start(other, 3), images)[0], in_full(*prior, other[0], images), 1e-10));
+}
+
 TEST(StaticDecoder, ItStartsAgainAtSlotZeroWhateverItsToken) {
   const OneThread one_thread;
   const auto prior = random_prior(prior_cases().back(), 3, at::kFloat);

@@ -21,6 +21,12 @@ TEST(Bench, PrintsALineForEachImplementation) {
     EXPECT_EQ(line["unit"], "tokens/s");
     EXPECT_GT(line["median"].get<double>(), 0);
     EXPECT_GE(line["best"].get<double>(), line["median"].get<double>());
+    EXPECT_GT(line["clean"].get<double>(), 0);
+    EXPECT_EQ(line["n"], 1);
+    EXPECT_EQ(line["items_per_call"], 256);
+    EXPECT_NEAR(line["sec_per_call"].get<double>() * line["median"].get<double>(), 256, 1e-3);
+    EXPECT_GT(line["cpu_share"].get<double>(), 0);
+    EXPECT_LE(line["cpu_share"].get<double>(), 1.05);
     EXPECT_GE(line["spread"].get<double>(), 0);
     EXPECT_GT(line["share_of_limit"].get<double>(), 0);
     EXPECT_GT(line["last_to_first_row"].get<double>(), 0);

@@ -1,10 +1,12 @@
 // ctest: slow
 // The whole main path in small: tokenizer -> dVAE -> CLIP -> prior -> reranked samples, and the commands on pictures.
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <set>
 
 #include "dalle/data/image_codec.h"
+#include "dalle/generation/contact_sheet.h"
 #include "integration/tiny_pipeline.h"
 
 namespace dalle::integration {
@@ -73,6 +75,7 @@ TEST(Pipeline, SamplesAreShownBestFirst) {
     EXPECT_EQ(caption["caption"], kTwoCaptions[2 * c + 1]);
     ASSERT_EQ(caption["candidates"].size(), 6U);
     std::set<int64_t> numbers;
+    std::vector<generation::SheetCell> best;
     for (size_t i = 0; i < 6; ++i) {
       const auto& candidate = caption["candidates"][i];
       EXPECT_EQ(candidate["rank"], i + 1);
@@ -81,12 +84,19 @@ TEST(Pipeline, SamplesAreShownBestFirst) {
       numbers.insert(candidate["candidate"].get<int64_t>());
       const Tensor picture = data::decode_picture(read_file(out / candidate["file"].get<std::string>()));
       EXPECT_EQ(picture.sizes(), (std::vector<int64_t>{16, 16, 3}));
+      char label[32];
+      std::snprintf(label, sizeof label, "%d: %.3f", candidate["candidate"].get<int>(),
+                    candidate["score"].get<double>());
+      if (i < 4) best.push_back({.picture = picture, .label = label});
     }
     EXPECT_EQ(numbers, (std::set<int64_t>{0, 1, 2, 3, 4, 5}));
     const auto order = scores_of(caption);
     EXPECT_TRUE(std::is_sorted(order.rbegin(), order.rend())) << caption;
     EXPECT_GT(order.front(), order.back());
-    EXPECT_TRUE(fs::exists(out / caption["contact_sheet"].get<std::string>()));
+    const Tensor sheet = data::decode_picture(read_file(out / caption["contact_sheet"].get<std::string>()));
+    EXPECT_TRUE(sheet.equal(generation::contact_sheet(
+        best, {.title = caption["caption"], .subtitle = "best 4 of 6, by clip; number of the candidate: score"})))
+        << "the best four, best first";
     const auto tokens = json_of(out / str("caption-000", c, "/tokens.json"));
     ASSERT_EQ(tokens["tokens"].size(), 6U);
     for (const auto& row : tokens["tokens"]) {
@@ -142,6 +152,7 @@ TEST(Pipeline, ScoreImagesNamesBadInputAndLeavesNothing) {
   const Case cases[] = {
       {"empty caption", {good, "--clip", clip, "--caption", ""}, 2, "--caption: expected a text, got an empty one"},
       {"no UTF-8", {good, "--clip", clip, "--caption", "caf\xE9"}, 2, "--caption: expected UTF-8 text"},
+      {"long", {good, "--clip", clip, "--caption", std::string(10'000, 'x')}, 2, "at most 4096 characters, got 10000"},
       {"no caption", {good, "--clip", clip}, 2, "expected --caption TEXT"},
       {"no pictures", {"--clip", clip, "--caption", "sun"}, 2, "expected picture files"},
       {"no picture", {good, text, "--clip", clip, "--caption", "sun"}, 1, "letter.png"},
@@ -157,15 +168,17 @@ TEST(Pipeline, ScoreImagesNamesBadInputAndLeavesNothing) {
     EXPECT_THAT(outcome.err, HasSubstr(c.message)) << c.name;
     EXPECT_EQ(outcome.out, "") << c.name;
   }
-  for (const auto& [json, message] : std::map<std::string, std::string>{
-           {system.at("missing/scores.json"), "no folder " + system.at("missing")}, {clip, "got a folder"}}) {
+  for (const auto& [json, message] :
+       std::map<std::string, std::string>{{system.at("missing/scores.json"), "no folder " + system.at("missing")},
+                                          {clip, "got a folder"},
+                                          {good, "got a picture"}}) {
     const auto outcome = run("score-images", {good, "--clip", clip, "--caption", "sun", "--json", json});
     EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
     EXPECT_THAT(outcome.err, AllOf(HasSubstr("--json " + json), HasSubstr(message), HasSubstr("hint: ")));
     EXPECT_EQ(outcome.out, "") << "found before the work is done";
   }
   EXPECT_EQ(listing(system / "."), before);
-  const auto cut = run("score-images", {good, "--clip", clip, "--caption", std::string(10000, 'x')});
+  const auto cut = run("score-images", {good, "--clip", clip, "--caption", std::string(4000, 'x')});
   EXPECT_EQ(cut.exit_code, 0) << cut.err;
   EXPECT_THAT(cut.err, AllOf(HasSubstr("longer than the 14 tokens that CLIP reads and was cut"),
                              Not(HasSubstr(std::string(200, 'x')))));

@@ -208,12 +208,17 @@ TEST(Sampling, BadInputIsNamedAndLeavesNothing) {
   const std::string text = system.file("text.png", "this is no picture");
   const Case cases[] = {
       {"empty caption", {"--caption", ""}, 2, "--caption: expected a text, got an empty one"},
+      {"nothing to see", {"--caption", "\u200B"}, 2, "--caption: expected a text, got an empty one"},
+      {"10,000 characters", {"--caption", std::string(10'000, 'x')}, 2, "at most 4096 characters, got 10000"},
       {"NUL", {"--captions", nuls}, 2, "nuls.txt:2: expected UTF-8 text, got a NUL byte"},
       {"keep",
        {"--caption", "sun", "--candidates", "4", "--keep", "5"},
        2,
        "--keep: expected at most --candidates, 4, got 5"},
       {"prompt", {"--caption", "sun", "--image-prompt", text, "--prompt-rows", "2"}, 2, "text.png"},
+      {"rows alone", {"--caption", "sun", "--prompt-rows", "2"}, 2, "--prompt-rows: expected --image-prompt FILE"},
+      {"endless", {"--captions", "/dev/zero"}, 2, "--captions /dev/zero: expected a file, got a device"},
+      {"endless prompt", {"--caption", "sun", "--image-prompt", "/dev/zero"}, 2, "got a device"},
       {"rows", {"--caption", "sun", "--image-prompt", text, "--prompt-rows", "4"}, 2, "--prompt-rows"},
       {"clip", {"--caption", "sun", "--clip", system.at("dvae")}, 2, "clip"}};
   for (const Case& c : cases) {
@@ -244,7 +249,7 @@ TEST(Sampling, ALongCaptionIsCutWithAWarning) {
   const auto& system = TinySystem::instance();
   const auto outcome =
       run("sample-and-rerank",
-          sample_arguments(system, "long", {"--caption", std::string(10000, 'x'), "--candidates", "3"}));
+          sample_arguments(system, "long", {"--caption", std::string(4000, 'x'), "--candidates", "3"}));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("longer than"), Not(HasSubstr(std::string(200, 'x')))));
   EXPECT_EQ(json_of(system / "long/scores.json")["captions"][0]["candidates"].size(), 3U)
@@ -261,7 +266,9 @@ TEST(Sampling, SaysWhereItCannotWrite) {
   const auto full =
       run("sample-and-rerank", sample_arguments(system, "full", kManyCandidates), {.max_file_bytes = 600});
   EXPECT_EQ(full.exit_code, 1) << full.err;
-  EXPECT_TRUE(fs::exists(system / "full/unfinished.json") || !fs::exists(system / "full/scores.json"));
+  EXPECT_THAT(full.err, AllOf(HasSubstr(system.at("full")), HasSubstr("cannot write")));
+  EXPECT_TRUE(fs::exists(system / "full/unfinished.json"));
+  EXPECT_FALSE(fs::exists(system / "full/scores.json"));
   const auto resumed = run("sample-and-rerank", sample_arguments(system, "full", kManyCandidates));
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
 }

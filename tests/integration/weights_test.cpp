@@ -188,7 +188,7 @@ TEST(Weights, WrongUsageIsExitCode2AndLeavesNothing) {
   expect_usage("export-weights", {place.at("none"), "--out", place.at("x.pt")}, "no such file");
   expect_usage("export-weights", {place.at("none"), "--out", place.at("x.onnx")}, ".safetensors or .pt");
   expect_usage("reconstruct", {picture(place), "--dvae", golden_file("encoder.pkl"), "--out", place.at("x")},
-               "import-weights openai-dvae --encoder");
+               "import-weights openai-dvae, openai-clip or open-clip");
   fs::remove(place / "picture.png");
   EXPECT_TRUE(fs::is_empty(place.path()));
 }

@@ -175,7 +175,13 @@ TEST(ClipWeights, AVocabularyOfAnotherSizeIsRefused) {
   EXPECT_THAT(message_of<CheckpointError>([&] {
                 import_clip({kWeights, testing::golden_path("sentencepiece.model")});
               }),
-              HasSubstr("sentencepiece"));
+              AllOf(HasSubstr("sentencepiece.model: expected a CLIP vocabulary of"), HasSubstr("another kind of file"),
+                    HasSubstr("clip_vocabulary.sh")));
+  write_file(scratch / "broken.txt", "#version\na b\nno-merge\n");
+  EXPECT_THAT(message_of<CheckpointError>([&] {
+                import_clip({kWeights, scratch / "broken.txt"});
+              }),
+              HasSubstr("broken.txt: "));
 }
 
 }  // namespace

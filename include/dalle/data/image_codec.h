@@ -20,6 +20,12 @@ struct Background {
   uint8_t blue = 255;
 };
 
+/// Whether bytes begin as a PNG, JPEG or WebP picture does.
+inline bool begins_like_picture(std::string_view bytes) {
+  const bool is_webp = bytes.starts_with("RIFF") && bytes.size() >= 12 && bytes.substr(8, 4) == "WEBP";
+  return bytes.starts_with("\x89PNG") || bytes.starts_with("\xFF\xD8\xFF") || is_webp;
+}
+
 /// Decodes PNG, JPEG or WebP to uint8 [H, W, 3]: EXIF orientation applied, alpha put on `background`, grey, palette,
 /// 16-bit and CMYK pictures converted. Colour profiles are ignored. Throws DataError where the bytes are not a whole
 /// picture of such a kind.

@@ -13,4 +13,14 @@ namespace dalle::generation {
 int64_t in_batches(std::span<const int64_t> numbers, int64_t batch_size,
                    const std::function<void(std::span<const int64_t>)>& work);
 
+/// What work on many candidates takes of memory that others use too.
+struct BatchMemory {
+  int64_t available = 0;  // bytes that are free
+  int64_t fixed = 0;      // bytes at any batch size
+  int64_t each = 1;       // bytes of a candidate
+  int num_processes = 1;  // that do the same with the same memory
+};
+/// Candidates at a time that take half of what is free: 1 .. most.
+int64_t batch_that_fits(const BatchMemory& memory, int64_t most);
+
 }  // namespace dalle::generation

@@ -23,8 +23,8 @@ class Decoder {
   virtual void expand(int64_t batch) = 0;
 };
 
-/// A prior made ready for decoding. It keeps what captions that were used lately need, so that batches of one caption's
-/// candidates compute its text once. One thread at a time may call it.
+/// A prior made ready for decoding. The fast ways keep what captions that were used lately need, so that batches of one
+/// caption's candidates compute its text once. One thread at a time may call it.
 class DecodingModel {
  public:
   virtual ~DecodingModel() = default;

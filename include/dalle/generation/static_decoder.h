@@ -9,6 +9,7 @@
 
 #include <array>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "dalle/core/cuda_graph.h"
@@ -34,6 +35,12 @@ struct StaticLayer {
   StaticLinear qkv, out, fc, proj;
 };
 
+/// Keys and values of captions' text in each layer, [C, H, T, K]: shared by all candidates.
+struct StaticText {
+  Tensor captions_CT;
+  std::vector<std::pair<Tensor, Tensor>> layers;
+};
+
 class StaticModel : public DecodingModel {
  public:
   /// `prior` must outlive the model. int8_weights: all matrices, for a prior in f32 or bf16.
@@ -43,21 +50,25 @@ class StaticModel : public DecodingModel {
 
  private:
   friend class StaticDecoder;
+  /// Of the captions that were asked for last, or run now.
+  std::shared_ptr<const StaticText> text_of(const Tensor& captions_CT);
+
   const models::Prior& prior_;
   std::vector<StaticLayer> layers_;
   StaticLinear head_;
+  std::shared_ptr<const StaticText> recent_;
 };
 
 class StaticDecoder : public Decoder {
  public:
-  /// Runs the text of captions_CT (int64 [C, T - 1]). `model` must outlive the decoder.
-  StaticDecoder(const StaticModel& model, const Tensor& captions_CT, int64_t batch);
+  /// `model`, which ran the text, must outlive the decoder.
+  StaticDecoder(const StaticModel& model, std::shared_ptr<const StaticText> text, int64_t batch);
   Tensor step(int64_t slot, const Tensor& tokens_B) override;
   void expand(int64_t batch) override;
 
  private:
   struct LayerCache {
-    Tensor text_k_CHTK, text_v_CHTK;    // shared by a caption's candidates
+    Tensor text_k_CHTK, text_v_CHTK;    // of text_
     Tensor image_k_RHPK, image_v_RHPK;  // row = caption * B + candidate
   };
   // For each slot of one attention kind: where it is written, what it reads, and 0 or -inf to add to the scores of that.
@@ -71,13 +82,14 @@ class StaticDecoder : public Decoder {
 
   static Tables tables_of(const CacheLayout& layout, const models::PriorConfig& config,
                           const at::TensorOptions& scores);
-  void prefill(const Tensor& captions_CT);
+  void make_caches();
   void run();
   Tensor attend(LayerCache& cache, const Slot& slot, const Tensor& q_RH1K, const Tensor& k_RH1K,
                 const Tensor& v_RH1K) const;
 
   const StaticModel& model_;
   const models::Prior& prior_;
+  std::shared_ptr<const StaticText> text_;
   int64_t num_texts_, batch_;
   std::vector<LayerCache> caches_;
   std::array<Tables, 4> tables_;  // of each attention kind that the prior has

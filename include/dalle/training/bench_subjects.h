@@ -32,6 +32,9 @@ struct BenchConfig {
 
 std::vector<BenchConfig> bench_configs();
 
+/// Of the processor, all threads of this process together.
+double cpu_seconds();
+
 /// Scoring of pictures against captions by CLIP ViT-B/32, batch 32.
 std::vector<BenchConfig> clip_bench_configs();
 

@@ -26,8 +26,10 @@ class ClipTask : public TrainingTask {
   std::string data_plan() const override { return plan_of(dataset_); }
   std::string validation_plan() const override { return validation_ ? plan_of(*validation_) : ""; }
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
-  /// Shifts pictures and replaces a share of them by the dVAE's reconstruction.
+  /// Keeps the pictures as bytes: with gradient caching a batch has many times those that are computed with at a time.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
+  /// What the model sees of a batch, f32 [B, 3, S, S]: pictures shifted, a share of them replaced by the dVAE's reconstruction.
+  Tensor pixels(const data::Batch& batch) const;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   /// Of more than one micro-batch: makes their features without gradients, for gradient caching.
   void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) override;

@@ -44,7 +44,8 @@ struct TrainingCost {
 /// A micro-batch after what needs no gradient (device transfer, encoding by a frozen dVAE) has been done.
 struct PreparedBatch {
   data::Batch batch;
-  Tensor pixels;                 // f32 [B, 3, S, S] in [0, 1]; prior: undefined where tokens are known without them
+  Tensor
+      pixels;  // f32 [B, 3, S, S] in [0, 1]; CLIP: undefined, see ClipTask::pixels(); prior: where tokens are known without them
   Tensor tokens_BI;              // prior: image tokens
   int64_t num_text_targets = 0;  // prior: text positions with a loss, counted while the captions were on the host
 };
