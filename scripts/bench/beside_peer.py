@@ -57,8 +57,12 @@ def main():
     parser.add_argument("--bin", default="build/release/bin", help="where dalle-bench is")
     parser.add_argument("--relaxation-precision", choices=["f32", "bf16"], help="passed on to dalle-bench dvae-train")
     parser.add_argument("--impl", help="the line of dalle-bench that is compared (its first)")
+    parser.add_argument("--peer", action="append", help="one of the peers alone, as the table names it; may be repeated")
     options = parser.parse_intermixed_args()
     job = JOBS[options.job]
+    peers = {name: peer for name, peer in job["peers"].items() if not options.peer or name in options.peer}
+    if not peers:
+        parser.error(f"--peer: expected one of {', '.join(job['peers'])}")
 
     def ours(config):
         command = [f"{options.bin}/dalle-bench", options.job, "--config", config, "--precision", "bf16", "--threads", "1",
@@ -79,14 +83,14 @@ def main():
         lines = json_lines([sys.executable, HERE / script, "--config", config, "--forms", *forms, "--rounds", rounds])
         return dict(zip(forms, (line["median"] for line in lines), strict=True))
 
-    print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in job["peers"]), flush=True)
+    print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in peers), flush=True)
     for config in options.configs or job["configs"]:
-        turns = {name: [] for name in ["ours", *job["peers"]]}
+        turns = {name: [] for name in ["ours", *peers]}
         for turn in range(options.rounds):
             for name in list(turns)[:: 1 if turn % 2 == 0 else -1]:
-                turns[name].append(ours(config) if name == "ours" else theirs(config, *job["peers"][name]))
+                turns[name].append(ours(config) if name == "ours" else theirs(config, *peers[name]))
         line, details = f"{config:28}{statistics.median(turns['ours']):>10.4g}", []
-        for name, (_, forms) in job["peers"].items():
+        for name, (_, forms) in peers.items():
             speed = {form: statistics.median(turn[form] for turn in turns[name]) for form in forms}
             ratio = {form: statistics.median(a / b[form] for a, b in zip(turns["ours"], turns[name])) for form in forms}
             fastest = min(forms, key=ratio.get)

@@ -29,6 +29,7 @@ struct Outcome {
   int signal = 0;
   std::string out;
   std::string err;
+  int64_t peak_bytes = 0;  // of memory that it held at once
 };
 
 struct Launch {
@@ -89,7 +90,7 @@ class Process {
   }
 
   bool has_ended() {
-    if (pid_ > 0 && ::waitpid(pid_, &status_, WNOHANG) == pid_) pid_ = -1;
+    if (pid_ > 0 && ::wait4(pid_, &status_, WNOHANG, &usage_) == pid_) pid_ = -1;
     return pid_ < 0;
   }
 
@@ -99,7 +100,7 @@ class Process {
       ::waitpid(pid_, &status_, 0);
       pid_ = -1;
     }
-    Outcome outcome{.out = read_file(out_), .err = read_file(err_)};
+    Outcome outcome{.out = read_file(out_), .err = read_file(err_), .peak_bytes = usage_.ru_maxrss * 1024};
     if (WIFEXITED(status_)) outcome.exit_code = WEXITSTATUS(status_);
     if (WIFSIGNALED(status_)) outcome.signal = WTERMSIG(status_);
     fs::remove(out_);
@@ -125,6 +126,7 @@ class Process {
 
   pid_t pid_ = -1;
   int status_ = 0;
+  rusage usage_{};
   fs::path out_, err_;
 };
 
