@@ -62,6 +62,26 @@ TEST(ClipTask, ALargeBatchInPartsTakesLittleMemory) {
   EXPECT_LT(many - few, pairs * picture) << few << " bytes of 2 parts, " << many << " of 32";
 }
 
+TEST(ClipTask, Bf16LearnsAsF32Does) {
+  const testing::TempDirectory scratch("clip-bf16");
+  std::map<Precision, std::vector<double>> losses;
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    auto config = tiny_clip(60);
+    config.precision = precision;
+    config.trainer.overfit_one_batch = true;
+    config.bpe_dropout = 0;
+    config.reconstructed_share = 0;
+    const fs::path run = scratch / str(enum_name(precision));
+    ASSERT_TRUE(train(config, run));
+    losses[precision] = train_values(run, "loss");
+  }
+  const auto &f32 = losses[Precision::kF32], &bf16 = losses[Precision::kBf16];
+  ASSERT_EQ(bf16.size(), f32.size());
+  EXPECT_LT(f32.back(), 0.7 * f32.front());
+  EXPECT_NE(bf16, f32) << "another number format";
+  for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.02 * f32.front()) << i;
+}
+
 TEST(ClipTask, TheVocabularyIsTheTokenizersAndTwoMore) {
   auto config = tiny_clip();
   const int64_t pieces = text::Tokenizer::load(config.tokenizer).vocab_size();
