@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs dalle-bench and its peers' scripts in turns, one thread each, and prints the speeds and the ratio of each config.
 
-    beside_peer.py dvae-train|prior-train|sample|clip-score [--rounds N] [--bin DIR] [CONFIG...]
+    beside_peer.py dvae-train|prior-train|sample|clip-score [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]
 
 A turn is ours and each peer's one after the other, in changing order; ratios are taken within turns, since a machine's speed
 drifts. Peers run in every setting that could be their fastest; the table has the fastest of each, the line below it all of them. Called by stage1.sh, stage2.sh, sample.sh and clip.sh, which see to what the peers need."""
@@ -60,9 +60,9 @@ def main():
     parser.add_argument("--peer", action="append", help="one of the peers alone, as the table names it; may be repeated")
     options = parser.parse_intermixed_args()
     job = JOBS[options.job]
+    if unknown := sorted(set(options.peer or []) - set(job["peers"])):
+        parser.error(f"--peer: expected one of {', '.join(job['peers'])}, got {', '.join(unknown)}")
     peers = {name: peer for name, peer in job["peers"].items() if not options.peer or name in options.peer}
-    if not peers:
-        parser.error(f"--peer: expected one of {', '.join(job['peers'])}")
 
     def ours(config):
         command = [f"{options.bin}/dalle-bench", options.job, "--config", config, "--precision", "bf16", "--threads", "1",

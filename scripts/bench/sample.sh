@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/bench/sample.sh [--impl ours_bf16|ours_int8] [--rounds N] [--bin DIR] [CONFIG...]: our sampler beside a plain GPT with
+# scripts/bench/sample.sh [--impl ours_bf16|ours_int8] [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]: our sampler beside a plain GPT with
 # a static key/value cache on PyTorch's scaled_dot_product_attention and beside DALLE-pytorch with its cache, one thread, in
 # turns, each peer in the fastest of its settings; image tokens/s and their ratios (beside_peer.py).
 set -euo pipefail

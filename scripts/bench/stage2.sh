@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/bench/stage2.sh [--rounds N] [--bin DIR] [CONFIG...]: our prior's training step beside a plain GPT on PyTorch's
+# scripts/bench/stage2.sh [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]: our prior's training step beside a plain GPT on PyTorch's
 # scaled_dot_product_attention and beside DALLE-pytorch's model in the paper's order, eager and compiled, one thread, in turns;
 # speeds in tokens/s and their ratios (beside_peer.py).
 set -euo pipefail

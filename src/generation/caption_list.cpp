@@ -10,8 +10,8 @@
 namespace dalle::generation {
 namespace {
 
-// Models read some hundred tokens and leave out the rest with a warning. What is longer than this by far is no caption: all of
-// its end would be left out.
+// Models read some hundred tokens and leave out the rest with a warning. What is much longer is no caption but a mistake, such as
+// a whole file.
 constexpr size_t kMostCharacters = 4096;
 
 void check(const std::string& caption, const std::string& place) {

@@ -67,6 +67,7 @@ void check_input_file(const std::string& flag, const fs::path& file) {
     problem.got = "a folder";
   } else if (is_device(file)) {
     problem.got = "a device";
+    problem.hint = "pipe it in, or write it to a file first";
   } else {
     return;
   }

@@ -454,8 +454,8 @@ void SampleOptions::validate(const std::string&) const {
   }
   if (!image_prompt.empty()) check_input_file("--image-prompt", image_prompt);
   if (prompt_rows && image_prompt.empty()) {
-    throw ConfigError(
-        Problem{"--prompt-rows", "--image-prompt FILE, whose rows they are", "none", "give both or neither"});
+    throw ConfigError(Problem{"--prompt-rows", "--image-prompt FILE, whose rows they are", "none",
+                              "leave it out, or name the picture with --image-prompt"});
   }
 }
 

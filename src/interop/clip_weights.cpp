@@ -11,6 +11,7 @@
 #include "dalle/core/files.h"
 #include "dalle/core/str.h"
 #include "dalle/models/clip.h"
+#include "dalle/text/clip_bpe.h"
 #include "weight_file.h"
 
 namespace dalle::interop {

@@ -98,16 +98,18 @@ void run_config(const BenchConfig& config, const BenchOptions& options, at::Devi
                                 {"impl", subjects[i].impl},
                                 {"unit", config.unit},
                                 {"median", items / median},
-                                {"clean", items / clean_median(times[i])},
                                 {"best", items / quantile(seconds, 0)},
                                 {"spread", (quantile(seconds, 0.9) - quantile(seconds, 0.1)) / median},
                                 {"n", options.rounds},
                                 {"sec_per_call", median},
-                                {"cpu_share", sum(times[i].cpu) / sum(seconds) / threads},
                                 {"items_per_call", subjects[i].items},
-                                {"threads", options.threads},
+                                {"threads", threads},
                                 {"device", describe_device(device)},
                                 {"peak_mib", static_cast<double>(peak[i]) / (1 << 20)}};
+    if (device.is_cpu()) {
+      line["cpu_share"] = sum(times[i].cpu) / sum(seconds) / threads;
+      line["clean"] = items / clean_median(times[i]);
+    }
     if (i > 0) {
       line["ratio_to_ref"] = median_ratio(times[0].wall, seconds);
       if (peak[0] > 0) line["peak_to_ref"] = static_cast<double>(peak[i]) / static_cast<double>(peak[0]);

@@ -93,27 +93,44 @@ std::unique_ptr<data::BatchStream> ClipTask::make_loader(int64_t micro_batch_siz
 }
 
 PreparedBatch ClipTask::prepare(data::Batch batch, const StepContext&) {
+  const c10::NoGradGuard no_grad;
   PreparedBatch prepared;
+  if (const auto rows = rows_through_dvae(batch); !rows.empty()) {
+    const Tensor images = batch.images.index_select(0, at::tensor(rows, at::kLong));
+    std::vector<int64_t> positions;
+    for (const int64_t row : rows) positions.push_back(batch.positions[static_cast<size_t>(row)]);
+    prepared.tokens_BI = dvae_->model->encode(shifted_pixels(images, positions)).flatten(1);
+  }
   batch.caption_ids = to_device(batch.caption_ids, device_);
   prepared.batch = std::move(batch);
   return prepared;
 }
 
-Tensor ClipTask::pixels(const data::Batch& batch) const {
-  const c10::NoGradGuard no_grad;
-  const auto seed = static_cast<uint64_t>(config_.trainer.seed);
-  Tensor pixels = to_unit_range(batch.images, device_);
-  if (config_.shift_pixels > 0) pixels = shifted(pixels, config_.shift_pixels, batch.positions, seed);
-  if (!dvae_ || config_.reconstructed_share == 0) return pixels;
-  std::vector<int64_t> chosen;
+std::vector<int64_t> ClipTask::rows_through_dvae(const data::Batch& batch) const {
+  std::vector<int64_t> rows;
+  if (!dvae_ || config_.reconstructed_share == 0) return rows;
   for (size_t i = 0; i < batch.positions.size(); ++i) {
-    RandomStream random(random_key(seed, Purpose::kAugment, static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
-    if (random.uniform() < config_.reconstructed_share) chosen.push_back(static_cast<int64_t>(i));
+    RandomStream random(random_key(static_cast<uint64_t>(config_.trainer.seed), Purpose::kAugment,
+                                   static_cast<uint64_t>(batch.positions[i]), /*b=*/2));
+    if (random.uniform() < config_.reconstructed_share) rows.push_back(static_cast<int64_t>(i));
   }
-  if (chosen.empty()) return pixels;
-  const Tensor rows = to_device(at::tensor(chosen, at::kLong), device_);
-  const Tensor seen = dvae_->model->decode(dvae_->model->encode(pixels.index_select(0, rows)));
-  return pixels.index_copy_(0, rows, seen.to(pixels.scalar_type()).contiguous());
+  return rows;
+}
+
+Tensor ClipTask::shifted_pixels(const Tensor& images, const std::vector<int64_t>& positions) const {
+  const Tensor pixels = to_unit_range(images, device_);
+  if (config_.shift_pixels == 0) return pixels;
+  return shifted(pixels, config_.shift_pixels, positions, static_cast<uint64_t>(config_.trainer.seed));
+}
+
+Tensor ClipTask::pixels(const PreparedBatch& batch) const {
+  const c10::NoGradGuard no_grad;
+  const Tensor pixels = shifted_pixels(batch.batch.images, batch.batch.positions);
+  if (!batch.tokens_BI.defined()) return pixels;
+  const int64_t grid = dvae_->model->config().grid_size();
+  const Tensor seen = dvae_->model->decode(batch.tokens_BI.view({-1, grid, grid})).to(pixels.scalar_type());
+  const Tensor rows = to_device(at::tensor(rows_through_dvae(batch.batch), at::kLong), device_);
+  return pixels.index_copy(0, rows, seen.contiguous());
 }
 
 std::vector<double> ClipTask::counts(const PreparedBatch& batch) const {
@@ -128,14 +145,14 @@ void ClipTask::begin_step(const std::vector<PreparedBatch>& batches, const StepC
   const c10::NoGradGuard no_grad;
   std::vector<Tensor> images, texts;
   for (const auto& batch : batches) {
-    images.push_back(model_.encode_image(pixels(batch.batch), *context.runner));
+    images.push_back(model_.encode_image(pixels(batch), *context.runner));
     texts.push_back(model_.encode_text(batch.batch.caption_ids, *context.runner));
   }
   cached_.emplace(images, texts, model_.scale(), ranks());
 }
 
 StepOutput ClipTask::training_step(const PreparedBatch& batch, const StepContext& context) {
-  const Tensor image = model_.encode_image(pixels(batch.batch), *context.runner);
+  const Tensor image = model_.encode_image(pixels(batch), *context.runner);
   const Tensor text = model_.encode_text(batch.batch.caption_ids, *context.runner);
   const Tensor scale = model_.scale();
   const Tensor loss = cached_ ? cached_->share(next_micro_batch_++, image, text, scale)
@@ -213,7 +230,7 @@ std::vector<Sheet> ClipTask::preview(int64_t) { return {}; }
 
 Sheet ClipTask::input_sheet(const PreparedBatch& batch) {
   PreparedBatch seen = batch;
-  seen.pixels = pixels(batch.batch);
+  seen.pixels = pixels(batch);
   return captioned_sheet("inputs", seen, "what CLIP sees first: pictures and text pieces", [&](size_t i) {
     // Past the start-of-text id and up to the end-of-text id; zeros after it are no pieces.
     const Tensor row = batch.batch.caption_ids[static_cast<int64_t>(i)];

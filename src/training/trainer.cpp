@@ -151,8 +151,7 @@ bool Trainer::run(RunDirectory& directory) {
 std::vector<PreparedBatch> Trainer::next_batches() {
   const auto& trainer = setup_.trainer;
   if (trainer.overfit_one_batch && !kept_batches_.empty()) return kept_batches_;
-  const StepContext context{
-      .step = step_, .seed = static_cast<uint64_t>(trainer.seed), .totals = {}, .runner = nullptr};
+  const StepContext context{.step = step_, .totals = {}, .runner = nullptr};
   std::vector<PreparedBatch> batches;
   if (has_begun_) note("reading data");  // to open it may take any time
   has_begun_ = true;
@@ -174,11 +173,7 @@ void Trainer::train_step() {
   const std::vector<PreparedBatch> batches = next_batches();
   if (step_ == 0 && is_first_rank()) write_sheet(task_.input_sheet(batches.front()));
 
-  StepContext context{.step = step_,
-                      .seed = static_cast<uint64_t>(trainer.seed),
-                      .totals = {},
-                      .runner = runner_,
-                      .is_logged = is_logged(step_ + 1)};
+  StepContext context{.step = step_, .totals = {}, .runner = runner_, .is_logged = is_logged(step_ + 1)};
   agree_on_step(batches, context);
 
   accumulate(batches, context);

@@ -105,7 +105,7 @@ TEST(DvaeTask, TheLossIsTheRelaxedBound) {
   const auto& model = dynamic_cast<const models::Dvae&>(task.module());
   for (const int64_t step : {0, 6, 30}) {
     const auto schedule = by_name(task.schedule_values(step));
-    const StepContext context{.step = step, .seed = 3, .totals = task.counts(batch), .runner = &layers::plain_runner()};
+    const StepContext context{.step = step, .totals = task.counts(batch), .runner = &layers::plain_runner()};
     const auto output = task.training_step(batch, context);
     const auto slow = slow_loss(model, batch, config, schedule.at("temperature"));
     EXPECT_EQ(output.metrics[0].first, "nll");
@@ -131,8 +131,7 @@ TEST(DvaeTask, LogScalesCanBeClamped) {
 
 StepOutput step_of(DvaeTask& task, const PreparedBatch& batch, bool is_logged = false) {
   return task.training_step(
-      batch,
-      {.step = 3, .seed = 3, .totals = task.counts(batch), .runner = &layers::plain_runner(), .is_logged = is_logged});
+      batch, {.step = 3, .totals = task.counts(batch), .runner = &layers::plain_runner(), .is_logged = is_logged});
 }
 
 TEST(DvaeTask, EachLikelihoodIsTrained) {

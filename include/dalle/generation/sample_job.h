@@ -36,7 +36,7 @@ struct SampleOptions {
   double top_p = 1;
   double guidance = 1;
   std::filesystem::path image_prompt;
-  std::optional<int64_t> prompt_rows;  // kPromptRows
+  std::optional<int64_t> prompt_rows;  // kPromptRows where not given
   RerankBy rerank = RerankBy::kClip;
   std::string batch_size = "auto";
   SamplePrecision precision = SamplePrecision::kAuto;
@@ -90,7 +90,7 @@ void dalle::generation::SampleOptions::visit_fields(auto& self, auto&& field) {
   field("top_p", self.top_p, "draw among the most probable codes that reach this mass", {.min = 1e-6, .max = 1});
   field("guidance", self.guidance, "classifier-free guidance; 1 = off", {.min = 0});
   field("image_prompt", self.image_prompt, "picture whose upper rows of tokens are kept");
-  field("prompt_rows", self.prompt_rows, "rows of tokens kept of the image prompt; default 15", {.min = 1});
+  field("prompt_rows", self.prompt_rows, "rows of tokens kept of the image prompt; 15 unless said", {.min = 1});
   field("rerank", self.rerank, "what orders the candidates");
   field("batch_size", self.batch_size, "candidates drawn together: auto (by free memory) or a number");
   field("precision", self.precision,

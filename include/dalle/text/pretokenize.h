@@ -46,7 +46,7 @@ bool is_letter(char32_t code_point);
 bool is_mark(char32_t code_point);
 /// True for Unicode white space.
 bool is_space(char32_t code_point);
-/// True where nothing of a valid UTF-8 text would be seen: white space, control and format characters (Cc, Cf) alone.
+/// True for valid UTF-8 of white space, control and format characters (Cc, Cf) alone.
 bool is_blank(std::string_view text);
 /// Code points of valid UTF-8.
 size_t num_code_points(std::string_view text);

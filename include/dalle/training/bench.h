@@ -1,7 +1,8 @@
 // dalle-bench: what the machine does with our training steps, samplers, CLIP and tokenizer. One JSON line per implementation:
-// job, config, impl, unit, median, best, spread, peak_mib (tensors allocated during a step at once) and, from the second
-// on, ratio_to_ref and peak_to_ref (where the first allocates tensors). Implementations are timed in interleaved rounds of one process, so that noise hits
-// all alike.
+// job (with _ for -), config, impl, unit; median, best and spread of n rounds; sec_per_call of items_per_call; threads, device; on a
+// CPU cpu_share and clean (docs/performance.md); peak_mib (tensors allocated during a step at once) and, from the second on,
+// ratio_to_ref and peak_to_ref (where the first allocates tensors). Implementations are timed in interleaved rounds of one process,
+// so that noise hits all alike.
 #pragma once
 
 #include <optional>

@@ -26,10 +26,11 @@ class ClipTask : public TrainingTask {
   std::string data_plan() const override { return plan_of(dataset_); }
   std::string validation_plan() const override { return validation_ ? plan_of(*validation_) : ""; }
   std::unique_ptr<data::BatchStream> make_loader(int64_t micro_batch_size, int64_t start_position) override;
-  /// Keeps the pictures as bytes: with gradient caching a batch has many times those that are computed with at a time.
+  /// Keeps the pictures as bytes, and tokens of those that are seen through the dVAE: with gradient caching a batch has many
+  /// times those that are computed with at a time.
   PreparedBatch prepare(data::Batch batch, const StepContext& context) override;
   /// What the model sees of a batch, f32 [B, 3, S, S]: pictures shifted, a share of them replaced by the dVAE's reconstruction.
-  Tensor pixels(const data::Batch& batch) const;
+  Tensor pixels(const PreparedBatch& batch) const;
   std::vector<double> counts(const PreparedBatch& batch) const override;
   /// Of more than one micro-batch: makes their features without gradients, for gradient caching.
   void begin_step(const std::vector<PreparedBatch>& batches, const StepContext& context) override;
@@ -49,6 +50,10 @@ class ClipTask : public TrainingTask {
   std::string tokenizer_bytes() const override { return tokenizer_.model_bytes(); }
 
  private:
+  /// Pictures of a batch that are replaced by the dVAE's reconstruction.
+  std::vector<int64_t> rows_through_dvae(const data::Batch& batch) const;
+  /// u8 pictures as f32 in [0, 1], each moved by its own offset.
+  Tensor shifted_pixels(const Tensor& images, const std::vector<int64_t>& positions) const;
   /// Retrieval among the first `count` pairs, whose features the ranks make together.
   void add_retrieval(const data::Dataset& dataset, int64_t count, const std::string& prefix,
                      layers::BlockRunner& runner, Metrics& metrics) const;

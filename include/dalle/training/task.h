@@ -22,8 +22,7 @@ using Metrics = NamedValues;
 
 /// What a training step knows of its surroundings.
 struct StepContext {
-  int64_t step = 0;  // updates done before this one
-  uint64_t seed = 0;
+  int64_t step = 0;            // updates done before this one
   std::vector<double> totals;  // counts() summed over the whole global batch
   layers::BlockRunner* runner = nullptr;
   bool is_logged = false;  // a line of the log follows: what is only for the log may be computed
@@ -44,9 +43,10 @@ struct TrainingCost {
 /// A micro-batch after what needs no gradient (device transfer, encoding by a frozen dVAE) has been done.
 struct PreparedBatch {
   data::Batch batch;
-  Tensor
-      pixels;  // f32 [B, 3, S, S] in [0, 1]; CLIP: undefined, see ClipTask::pixels(); prior: where tokens are known without them
-  Tensor tokens_BI;              // prior: image tokens
+  /// f32 [B, 3, S, S] in [0, 1]. Undefined for CLIP, whose pictures stay bytes on the host (ClipTask::pixels()), and for the
+  /// prior where tokens are known without them.
+  Tensor pixels;
+  Tensor tokens_BI;              // prior: image tokens; CLIP: those of the pictures that it sees through the dVAE
   int64_t num_text_targets = 0;  // prior: text positions with a loss, counted while the captions were on the host
 };
 
