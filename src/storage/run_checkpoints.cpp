@@ -102,9 +102,7 @@ fs::path resolve_checkpoint(const fs::path& given) {
   if (fs::is_regular_file(given, error)) {
     if (given.extension() != ".safetensors")
       fail("another kind of file",
-           "weights of other programs are converted first, by import-weights openai-dvae, openai-clip or open-clip; "
-           "see its "
-           "--help");
+           "weights of other programs are converted first, by import-weights openai-dvae, openai-clip or open-clip");
     return given;
   }
   if (fs::exists(given / kManifestName, error)) return given;

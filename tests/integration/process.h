@@ -11,7 +11,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -30,7 +29,6 @@ struct Outcome {
   int signal = 0;
   std::string out;
   std::string err;
-  int64_t peak_bytes = 0;  // of memory that it held at once, as seen some milliseconds before its end
 };
 
 struct Launch {
@@ -91,7 +89,6 @@ class Process {
   }
 
   bool has_ended() {
-    watch_memory();
     if (pid_ > 0 && ::waitpid(pid_, &status_, WNOHANG) == pid_) pid_ = -1;
     return pid_ < 0;
   }
@@ -102,7 +99,7 @@ class Process {
       ::waitpid(pid_, &status_, 0);
       pid_ = -1;
     }
-    Outcome outcome{.out = read_file(out_), .err = read_file(err_), .peak_bytes = peak_bytes_};
+    Outcome outcome{.out = read_file(out_), .err = read_file(err_)};
     if (WIFEXITED(status_)) outcome.exit_code = WEXITSTATUS(status_);
     if (WIFSIGNALED(status_)) outcome.signal = WTERMSIG(status_);
     fs::remove(out_);
@@ -111,15 +108,6 @@ class Process {
   }
 
  private:
-  // Not what wait4() tells, which counts this process before the command took its place. Nothing is there once it has ended.
-  void watch_memory() {
-    if (pid_ <= 0) return;
-    std::ifstream status(str("/proc/", pid_, "/status"));
-    for (std::string line; std::getline(status, line);) {
-      if (line.starts_with("VmHWM:")) peak_bytes_ = std::stoll(line.substr(6)) * 1024;
-    }
-  }
-
   // In the child: nothing but system calls until exec.
   [[noreturn]] void start(const std::string& program, char** argv, char** envp, const Launch& launch) const {
     const int out = ::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -137,7 +125,6 @@ class Process {
 
   pid_t pid_ = -1;
   int status_ = 0;
-  int64_t peak_bytes_ = 0;
   fs::path out_, err_;
 };
 

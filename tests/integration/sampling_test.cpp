@@ -245,23 +245,6 @@ TEST(Sampling, CaptionsAreNoFolder) {
   EXPECT_FALSE(fs::exists(system / "no-file"));
 }
 
-// What is drawn together is bounded, and what is finished lies on disk.
-TEST(Sampling, MemoryIsThatOfABatchWhateverTheCandidates) {
-  const auto& system = TinySystem::instance();
-  const auto peak_of = [&](int64_t candidates, int64_t batch) {
-    const std::string out = str("many-", candidates, "-", batch);
-    return run_well("sample-and-rerank", sample_arguments(system, out,
-                                                          {"--caption", "sun", "--candidates", str(candidates),
-                                                           "--keep", "4", "--batch-size", str(batch)}))
-        .peak_bytes;
-  };
-  if (std::getenv("ASAN_OPTIONS") != nullptr) GTEST_SKIP() << "freed memory is kept";
-  const int64_t few = peak_of(16, 16), many = peak_of(1024, 16), at_once = peak_of(1024, 1024);
-  ASSERT_GT(at_once - few, 8 << 20) << "as many at once take memory";
-  EXPECT_LT(many - few, (at_once - few) / 4)
-      << few << " bytes for 16, " << many << " for 1,024, " << at_once << " for as many at once";
-}
-
 TEST(Sampling, ALongCaptionIsCutWithAWarning) {
   const auto& system = TinySystem::instance();
   const auto outcome =
