@@ -4,7 +4,8 @@
     beside_peer.py dvae-train|prior-train|sample|clip-score [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]
 
 A turn is ours and each peer's one after the other, in changing order; ratios are taken within turns, since a machine's speed
-drifts. Peers run in every setting that could be their fastest; the table has the fastest of each, the line below it all of them. Called by stage1.sh, stage2.sh, sample.sh and clip.sh, which see to what the peers need."""
+drifts. Peers run in every setting that could be their fastest; the table has the fastest of each, the lines below it all of them.
+Called by stage1.sh, stage2.sh, sample.sh and clip.sh, which see to what the peers need."""
 import argparse
 import json
 import os

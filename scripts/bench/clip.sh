@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# scripts/bench/clip.sh [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]: our CLIP scoring beside open_clip and clip-anytorch, each in the
-# fastest of its settings (pure bf16, autocast, f32, compiled), one thread, in turns; pairs/s and their ratio (beside_peer.py). Needs PyPI once, for the two
-# packages (into build/bench-clip, a venv on top of .venv).
+# scripts/bench/clip.sh [--rounds N] [--bin DIR] [--peer NAME] [CONFIG...]: our CLIP scoring beside open_clip and clip-anytorch,
+# each in the fastest of its settings (pure bf16, autocast, f32, compiled), one thread, in turns; pairs/s and their ratio
+# (beside_peer.py). Needs PyPI once, for the two packages (into build/bench-clip, a venv on top of .venv).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -53,7 +53,8 @@ FORMS = {f"{package}.{precision}{'_compiled' if compiled else ''}": (package, pr
 
 
 def main():
-    peer_harness.run(__doc__, "clip_score", "pairs/s", "", FORMS, make_step, ["open_clip.f32", "open_clip.autocast", "open_clip.pure_bf16"])
+    peer_harness.run(__doc__, "clip_score", "pairs/s", "", FORMS, make_step,
+                     ["open_clip.f32", "open_clip.autocast", "open_clip.pure_bf16"])
 
 
 if __name__ == "__main__":
