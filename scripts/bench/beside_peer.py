@@ -24,6 +24,7 @@ JOBS = {
     "prior-train": {
         "peers": {"plain GPT": ("prior_peer.py", ["bf16", "bf16_compiled"]),
                   "DALLE-pytorch": ("dalle_pytorch_peer.py", ["bf16", "bf16_compiled"])},
+        "warmup": 6,  # steps in which memory is still fetched from the system are twice as slow
         "configs": ["small_64+16x16_b4", "small_256+32x32_b1", "dim512x8_64+16x16_b4", "dim512x8_256+32x32_b1",
                     "dim256x4_64+16x16_b16"],
     },
@@ -65,9 +66,11 @@ def main():
         parser.error(f"--peer: expected one of {', '.join(job['peers'])}, got {', '.join(unknown)}")
     peers = {name: peer for name, peer in job["peers"].items() if not options.peer or name in options.peer}
 
+    warmup = ["--warmup", str(job["warmup"])] if "warmup" in job else []
+
     def ours(config):
         command = [f"{options.bin}/dalle-bench", options.job, "--config", config, "--precision", "bf16", "--threads", "1",
-                   "--rounds", "5", "--device", "cpu"]
+                   "--rounds", "5", *warmup, "--device", "cpu"]
         if options.relaxation_precision:
             command += ["--relaxation-precision", options.relaxation_precision]
         lines = json_lines(command)
@@ -81,7 +84,8 @@ def main():
     def theirs(config, script, forms):
         """The speed of each form."""
         rounds = str(job.get("peer_rounds", 5))
-        lines = json_lines([sys.executable, HERE / script, "--config", config, "--forms", *forms, "--rounds", rounds])
+        lines = json_lines([sys.executable, HERE / script, "--config", config, "--forms", *forms, "--rounds", rounds,
+                            *warmup])
         return dict(zip(forms, (line["median"] for line in lines), strict=True))
 
     print(f"{'config':28}{'ours':>10}" + "".join(f"{name:>16}{'ratio':>8}" for name in peers), flush=True)

@@ -15,6 +15,7 @@ def run(description, job, unit, impl, forms, make_step, default_forms=None, roun
     parser.add_argument("--forms", nargs="+", default=default_forms or list(forms), choices=list(forms))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--warmup", type=int, default=warmup, help="turns before those that count")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: the main thread's processor time, for one thread on a machine that others use too")
     options = parser.parse_args()
@@ -24,7 +25,7 @@ def run(description, job, unit, impl, forms, make_step, default_forms=None, roun
     torch.set_num_threads(options.threads)
     steps = {form: make_step(options.config, *forms[form]) for form in options.forms}
     times = {form: [] for form in steps}
-    for turn in range(-warmup, options.rounds):
+    for turn in range(-options.warmup, options.rounds):
         for form in list(steps)[:: 1 if turn % 2 == 0 else -1]:
             begin = clock()
             steps[form][0]()

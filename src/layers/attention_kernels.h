@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "attention_rows.h"
+
 namespace dalle::layers::detail {
 
 /// A left-hand side: the pair k of row m lies at data + 2 (m row + k pair).
@@ -16,12 +18,15 @@ struct PairOperand {
 
 /// c [m, n] = a b, or c += a b: sums over `pairs` pairs, in f32. m a multiple of 8, n of 16; b in pairs [pairs, ldb, 2];
 /// ldc numbers from a row of c to the next.
-void pair_product(int64_t m, int64_t n, int64_t pairs, PairOperand a, const uint16_t* b, int64_t ldb, float* c,
+void pair_product(int64_t m, int64_t n, int64_t pairs, const PairOperand& a, const uint16_t* b, int64_t ldb, float* c,
                   int64_t ldc, bool adds);
 
-/// out = exp(scale row - shift) as bf16, exactly 0 where that is below exp(-87); the sum before rounding. `width`: a
-/// multiple of 16.
-float exponentials_bf16(const float* row, int64_t width, float scale, float shift, uint16_t* out);
+/// out = exp(scale row - shift) as bf16, where shift is scale times the row's maximum; exactly 0 where that is below exp(-87).
+/// The sum is that before rounding. `width`: a multiple of 16.
+ExponentialRow exponentials_bf16(const float* row, int64_t width, float scale, uint16_t* out);
+
+/// out = factor in as bf16. `size`: a multiple of 16.
+void convert_row_bf16(const float* in, int64_t size, float factor, uint16_t* out);
 
 /// Two queries of a block on the way back through the softmax: w = exp(scale scores - log normalizer), dS = scale w
 /// (factor dW - delta). A log normalizer of infinity makes a query that is none: all zeros.

@@ -18,25 +18,33 @@ DALLE_AVX512_BF16_PART __m512bh pair_everywhere(const uint16_t* at) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
+// `m` rows, kRows at a time, by V registers of columns.
 template <int V, bool kAdds>
-DALLE_AVX512_BF16 void tile(int64_t pairs, PairOperand a, const uint16_t* b, int64_t ldb, float* c, int64_t ldc) {
-  __m512 sum[kRows][V];
-  for (int m = 0; m < kRows; ++m) {
-    for (int v = 0; v < V; ++v) sum[m][v] = kAdds ? _mm512_loadu_ps(c + m * ldc + v * 16) : _mm512_setzero_ps();
-  }
-  const uint16_t* rows[2] = {a.data, a.data + kRows * a.row};  // of four each: addresses that fit the registers
-  for (int64_t k = 0; k < pairs; ++k, b += 2 * ldb, rows[0] += 2 * a.pair, rows[1] += 2 * a.pair) {
-    __m512bh column[V];
-    for (int v = 0; v < V; ++v) column[v] = pairs_at(b + v * 32);
-    for (int m = 0; m < kRows; ++m) {
-      const __m512bh row = pair_everywhere(rows[m / 4] + 2 * (m % 4) * a.row);
-      for (int v = 0; v < V; ++v) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], column[v], row);
-    }
-  }
-  DALLE_UNROLLED
-  for (int m = 0; m < kRows; ++m) {
+DALLE_AVX512_BF16 void tiles(int64_t m, int64_t pairs, const PairOperand& a, const uint16_t* b, int64_t ldb, float* c,
+                             int64_t ldc) {
+  for (int64_t row = 0; row < m; row += kRows, c += kRows * ldc) {
+    __m512 sum[kRows][V];
     DALLE_UNROLLED
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + m * ldc + v * 16, sum[m][v]);
+    for (int i = 0; i < kRows; ++i) {
+      DALLE_UNROLLED
+      for (int v = 0; v < V; ++v) sum[i][v] = kAdds ? _mm512_loadu_ps(c + i * ldc + v * 16) : _mm512_setzero_ps();
+    }
+    const uint16_t* first = a.data + 2 * row * a.row;
+    const uint16_t* rows[2] = {first, first + kRows * a.row};  // of four each: addresses that fit the registers
+    const uint16_t* packed = b;
+    for (int64_t k = 0; k < pairs; ++k, packed += 2 * ldb, rows[0] += 2 * a.pair, rows[1] += 2 * a.pair) {
+      __m512bh column[V];
+      for (int v = 0; v < V; ++v) column[v] = pairs_at(packed + v * 32);
+      for (int i = 0; i < kRows; ++i) {
+        const __m512bh pair = pair_everywhere(rows[i / 4] + 2 * (i % 4) * a.row);
+        for (int v = 0; v < V; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], column[v], pair);
+      }
+    }
+    DALLE_UNROLLED
+    for (int i = 0; i < kRows; ++i) {
+      DALLE_UNROLLED
+      for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + i * ldc + v * 16, sum[i][v]);
+    }
   }
 }
 
@@ -78,18 +86,19 @@ DALLE_AVX512_BF16 void softmax_gradients(const SoftmaxGradientRows& rows, int64_
 
 }  // namespace
 
-void pair_product(int64_t m, int64_t n, int64_t pairs, PairOperand a, const uint16_t* b, int64_t ldb, float* c,
+void pair_product(int64_t m, int64_t n, int64_t pairs, const PairOperand& a, const uint16_t* b, int64_t ldb, float* c,
                   int64_t ldc, bool adds) {
   for (int64_t column = 0; column < n; column += 32) {
     const bool is_wide = n - column >= 32;
-    const auto run = adds ? (is_wide ? tile<2, true> : tile<1, true>) : (is_wide ? tile<2, false> : tile<1, false>);
-    for (int64_t row = 0; row < m; row += kRows) {
-      run(pairs, {a.data + 2 * row * a.row, a.row, a.pair}, b + 2 * column, ldb, c + row * ldc + column, ldc);
-    }
+    const auto run = adds ? (is_wide ? tiles<2, true> : tiles<1, true>) : (is_wide ? tiles<2, false> : tiles<1, false>);
+    run(m, pairs, a, b + 2 * column, ldb, c + column, ldc);
   }
 }
 
-DALLE_AVX512_BF16 float exponentials_bf16(const float* row, int64_t width, float scale, float shift, uint16_t* out) {
+DALLE_AVX512_BF16 ExponentialRow exponentials_bf16(const float* row, int64_t width, float scale, uint16_t* out) {
+  __m512 maximum = _mm512_loadu_ps(row);
+  for (int64_t c = 16; c < width; c += 16) maximum = _mm512_max_ps(_mm512_loadu_ps(row + c), maximum);
+  const float shift = _mm512_reduce_max_ps(maximum) * scale;
   const __m512 factor = _mm512_set1_ps(scale), offset = _mm512_set1_ps(shift);
   __m512 sum = _mm512_setzero_ps();
   for (int64_t c = 0; c < width; c += 16) {
@@ -97,7 +106,14 @@ DALLE_AVX512_BF16 float exponentials_bf16(const float* row, int64_t width, float
     sum = _mm512_add_ps(sum, e);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(e)));
   }
-  return _mm512_reduce_add_ps(sum);
+  return {shift, _mm512_reduce_add_ps(sum)};
+}
+
+DALLE_AVX512_BF16 void convert_row_bf16(const float* in, int64_t size, float factor, uint16_t* out) {
+  for (int64_t c = 0; c < size; c += 16) {
+    const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(in + c), _mm512_set1_ps(factor));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+  }
 }
 
 void softmax_gradient_rows(const SoftmaxGradientRows& rows, int64_t width, float scale) {

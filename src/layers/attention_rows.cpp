@@ -17,8 +17,20 @@ DALLE_INLINED void put(Bf16& out, float x) { out = float_to_bf16(x); }
 DALLE_INLINED float get(float x) { return x; }
 DALLE_INLINED float get(Bf16 x) { return bf16_to_float(x); }
 
+DALLE_INLINED float row_maximum(const float* row, int64_t width) {
+  float maximum[kLanes];
+  std::copy_n(row, kLanes, maximum);
+  for (int64_t c = kLanes; c < width; c += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      maximum[lane] = row[c + lane] > maximum[lane] ? row[c + lane] : maximum[lane];
+    }
+  }
+  return *std::max_element(maximum, maximum + kLanes);
+}
+
 template <class T>
-DALLE_INLINED float exponentials(const float* row, int64_t width, float scale, float shift, T* out) {
+DALLE_INLINED ExponentialRow exponentials(const float* row, int64_t width, float scale, T* out) {
+  const float shift = row_maximum(row, width) * scale;
   float sums[kLanes] = {};
   for (int64_t c = 0; c < width; c += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -29,7 +41,7 @@ DALLE_INLINED float exponentials(const float* row, int64_t width, float scale, f
   }
   float sum = 0;
   for (const float part : sums) sum += part;
-  return sum;
+  return {shift, sum};
 }
 
 template <class T>
@@ -73,20 +85,9 @@ DALLE_VECTORISED void add_bias(float* scores, int64_t stride, const float* bias,
   }
 }
 
-DALLE_VECTORISED float row_maximum(const float* row, int64_t width) {
-  float maximum[kLanes];
-  std::copy_n(row, kLanes, maximum);
-  for (int64_t c = kLanes; c < width; c += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      maximum[lane] = row[c + lane] > maximum[lane] ? row[c + lane] : maximum[lane];
-    }
-  }
-  return *std::max_element(maximum, maximum + kLanes);
-}
-
 // clang-format off
-DALLE_VECTORISED float exponentials_of(const float* row, int64_t width, float scale, float shift, float* out) { return exponentials(row, width, scale, shift, out); }
-DALLE_VECTORISED float exponentials_of(const float* row, int64_t width, float scale, float shift, Bf16* out) { return exponentials(row, width, scale, shift, out); }
+DALLE_VECTORISED ExponentialRow exponentials_of(const float* row, int64_t width, float scale, float* out) { return exponentials(row, width, scale, out); }
+DALLE_VECTORISED ExponentialRow exponentials_of(const float* row, int64_t width, float scale, Bf16* out) { return exponentials(row, width, scale, out); }
 DALLE_VECTORISED void softmax_gradient_of(const float* s, const float* g, int64_t width, float scale, float normalizer, float delta, float* weights, float* out) { softmax_gradient(s, g, width, scale, normalizer, delta, weights, out); }
 DALLE_VECTORISED void softmax_gradient_of(const float* s, const float* g, int64_t width, float scale, float normalizer, float delta, Bf16* weights, Bf16* out) { softmax_gradient(s, g, width, scale, normalizer, delta, weights, out); }
 DALLE_VECTORISED void multiply_row(const float* factors, int64_t size, float* row) { multiply(factors, size, row); }

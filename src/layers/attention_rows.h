@@ -15,11 +15,12 @@ inline constexpr int64_t kAttentionLanes = 16;
 /// scores[r][c] += bias[r][c] for `rows` rows of `width` numbers.
 void add_bias(float* scores, int64_t stride, const float* bias, int64_t rows, int64_t width);
 
-float row_maximum(const float* row, int64_t width);
-
-/// out = exp(scale row - shift); returns the sum.
-float exponentials_of(const float* row, int64_t width, float scale, float shift, float* out);
-float exponentials_of(const float* row, int64_t width, float scale, float shift, Bf16* out);
+/// out = exp(scale row - shift), where shift is scale times the row's maximum; and the sum.
+struct ExponentialRow {
+  float shift, sum;
+};
+ExponentialRow exponentials_of(const float* row, int64_t width, float scale, float* out);
+ExponentialRow exponentials_of(const float* row, int64_t width, float scale, Bf16* out);
 
 /// weights = exp(scale scores - log normalizer), and grad_scores = scale weights (grad_weights - delta).
 void softmax_gradient_of(const float* scores, const float* grad_weights, int64_t width, float scale,

@@ -2,6 +2,7 @@
 // brgemm (AMX, AVX-512), and for bf16 on AVX-512 alone own loops (attention_kernels.h). Each has
 //   product()             c (+)= a b for packed b, and pack(), pack_columns() to pack it from rows or from columns
 //   exponentials()        of a row of scores
+//   store()               a finished row, in the type of what it belongs to
 //   softmax_gradients()   of a block, whose weights and dS come out turned, as the left-hand side of what is summed over queries
 //   turned_product()      that product, for a stretch of keys
 #pragma once
@@ -53,26 +54,31 @@ struct BrgemmTiles {
     }
   }
 
-  static void pack_columns(const T* rows, int64_t count, int64_t size, T* out) {
+  static void pack_columns(const T* rows, int64_t stride, int64_t count, int64_t size, T* out) {
     if constexpr (kIsBf16) {
-      pack_transposed(rows, size, size, count, out, count);
+      pack_transposed(rows, stride, size, count, out, count);
     } else {
       for (int64_t r = 0; r < count; ++r) {
-        for (int64_t i = 0; i < size; ++i) out[i * count + r] = rows[r * size + i];
+        for (int64_t i = 0; i < size; ++i) out[i * count + r] = rows[r * stride + i];
       }
     }
   }
 
-  static void pack(const T* rows, int64_t count, int64_t size, T* out) {
+  static void pack(const T* rows, int64_t stride, int64_t count, int64_t size, T* out) {
     if constexpr (kIsBf16) {
-      pack_rows(rows, size, count, size, out, size);
+      pack_rows(rows, stride, count, size, out, size);
     } else {
-      std::copy_n(rows, count * size, out);
+      for (int64_t r = 0; r < count; ++r) std::copy_n(rows + r * stride, size, out + r * size);
     }
   }
 
-  static float exponentials(const float* row, int64_t width, float scale, float shift, T* out) {
-    return exponentials_of(row, width, scale, shift, out);
+  static ExponentialRow exponentials(const float* row, int64_t width, float scale, T* out) {
+    return exponentials_of(row, width, scale, out);
+  }
+
+  template <class Out>
+  static void store(const float* row, int64_t size, float factor, Out* out) {
+    convert_row(row, size, factor, out);
   }
 
   static float dot(const T* a, const T* b, int64_t size) { return dot_of(a, b, size); }
@@ -108,7 +114,7 @@ struct BrgemmTiles {
     if constexpr (kIsBf16) {
       transpose(block, width, kQueries, width, out, kQueries, nullptr);
     } else {
-      pack_columns(block, kQueries, width, out);
+      pack_columns(block, width, kQueries, width, out);
     }
   }
 };
@@ -120,8 +126,16 @@ struct PairTiles : BrgemmTiles<Bf16> {
     pair_product(m, n, k / 2, {.data = a, .row = lda / 2, .pair = 1}, b, ldb, c, ldc, adds);
   }
 
-  static float exponentials(const float* row, int64_t width, float scale, float shift, T* out) {
-    return exponentials_bf16(row, width, scale, shift, out);
+  static ExponentialRow exponentials(const float* row, int64_t width, float scale, T* out) {
+    return exponentials_bf16(row, width, scale, out);
+  }
+
+  template <class Out>
+  static void store(const float* row, int64_t size, float factor, Out* out) {
+    if constexpr (std::is_same_v<Out, Bf16>) {
+      if (size % 16 == 0) return convert_row_bf16(row, size, factor, out);
+    }
+    convert_row(row, size, factor, out);
   }
 
   static float dot(const T* a, const T* b, int64_t size) { return dot_bf16(a, b, size); }

@@ -93,6 +93,42 @@ DALLE_AVX512_BF16 void transpose(const uint16_t* in, int64_t in_stride, int64_t 
   }
 }
 
+namespace {
+
+// `Groups` of them side by side.
+template <int kGroups>
+DALLE_AVX512_BF16 void pack_some_groups(const uint16_t* in, int64_t in_stride, int64_t rows, uint16_t* out,
+                                        float* sums) {
+  const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
+  __m512 sum[kGroups];
+  for (int g = 0; g < kGroups; ++g) sum[g] = _mm512_setzero_ps();
+  for (int64_t r = 0; r < rows; r += 2, in += 2 * in_stride, out += 2 * kPackColumns) {
+    for (int g = 0; g < kGroups; ++g) {
+      const uint16_t* even = in + g * kPackColumns;
+      const __m512i both = pairs(even, even + in_stride);
+      sum[g] = _mm512_dpbf16_ps(sum[g], reinterpret_cast<__m512bh>(both), ones);
+      store(out + g * rows * kPackColumns, both);
+      if (g % 2 == 0) {  // rows far apart are no stream that the processor follows by itself
+        _mm_prefetch(reinterpret_cast<const char*>(even + kPackDepth * in_stride), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(even + (kPackDepth + 1) * in_stride), _MM_HINT_T0);
+      }
+    }
+  }
+  DALLE_UNROLLED
+  for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(sums + g * kPackColumns, sum[g]);
+}
+
+}  // namespace
+
+void pack_groups(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, float* sums) {
+  constexpr int64_t kTogether = 8;
+  for (int64_t c = 0; c < columns;) {
+    const bool many = columns - c >= kTogether * kPackColumns;
+    (many ? pack_some_groups<kTogether> : pack_some_groups<1>)(in + c, in_stride, rows, out + c * rows, sums + c);
+    c += (many ? kTogether : 1) * kPackColumns;
+  }
+}
+
 DALLE_AVX512_BF16 void split_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, int64_t low_third,
                                   uint16_t* out) {
   for (int64_t r = 0; r < rows; ++r, in += in_stride, out += 3 * columns) {

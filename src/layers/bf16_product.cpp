@@ -2,24 +2,27 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "dalle/core/bf16.h"
+#include "dalle/core/scratch.h"
 #include "dalle/core/vector_math.h"
 #include "dalle/core/vectorise.h"
 #include "dalle/layers/bf16_pack.h"
+#include "dalle/layers/tile_product.h"
 
 namespace dalle::layers {
 namespace {
 
-constexpr int64_t kTileRows = 64, kTileColumns = 64;  // of the result: 16 KiB in f32, at home in the first cache
-constexpr int64_t kDepth = 512;                       // of one kernel call
-constexpr int64_t kPanelTiles = 4;                    // tiles of b that a tile of a meets before the next one
+using detail::kTileColumns;
+using detail::Tiles;
 
-const at::BFloat16* bf16(const uint16_t* x) { return reinterpret_cast<const at::BFloat16*>(x); }
+constexpr int64_t kTileRows = 64;  // of the result, by kTileColumns: 16 KiB in f32, at home in the first cache
+constexpr int64_t kDepth = 512;    // of one call of oneDNN's kernels
+constexpr int64_t kOwnDepth = 1024;
+constexpr int64_t kPanelTiles = 4;  // tiles of b that a tile of a meets before the next one
+
 const uint16_t* bits(const Tensor& x) { return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>()); }
 
 // The finished tile [height, width] to where it belongs, `stride` numbers from row to row. The bias may be null.
@@ -37,11 +40,11 @@ DALLE_VECTORISED void store_tile(const float* sum, int64_t height, int64_t width
   }
 }
 
-// The same added to what is there.
-DALLE_VECTORISED void add_tile(const float* sum, int64_t height, int64_t width, const float* bias, float* out,
-                               int64_t stride) {
-  for (int64_t r = 0; r < height; ++r, sum += width, out += stride) {
-    for (int64_t i = 0; i < width; ++i) out[i] += sum[i] + (bias == nullptr ? 0.0f : bias[i]);
+// The same and an addend, which may be what is there.
+DALLE_VECTORISED void add_tile(const float* sum, int64_t height, int64_t width, const float* bias, const float* addend,
+                               float* out, int64_t stride) {
+  for (int64_t r = 0; r < height; ++r, sum += width, addend += stride, out += stride) {
+    for (int64_t i = 0; i < width; ++i) out[i] = addend[i] + sum[i] + (bias == nullptr ? 0.0f : bias[i]);
   }
 }
 
@@ -73,7 +76,7 @@ struct Product {
   at::ScalarType out_type;
   void* out;
   Epilogue epilogue = Epilogue::kNone;
-  bool adds = false;  // to what is in out, f32
+  const float* addend = nullptr;  // of out's size, f32 as out then is; may be out itself
 
   // Columns [column, column + width) of b as pairs [depth / 2, width, 2].
   void pack(int64_t column, int64_t width, uint16_t* to) const {
@@ -91,18 +94,19 @@ struct Product {
   }
 
   void tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum) const {
+    if (detail::tiles() == Tiles::kOwn && epilogue == Epilogue::kNone) {
+      return own_tile(row, height, column, width, packed, sum);
+    }
     for (int64_t k = 0; k < depth; k += kDepth) {
-      at::native::cpublas::brgemm(height, width, std::min(kDepth, depth - k), a_stride, width, width, /*add_C=*/k > 0,
-                                  bf16(a + row * a_stride + k), bf16(packed + k * width), sum);
+      detail::tile_product(height, width, std::min(kDepth, depth - k), a + row * a_stride + k, a_stride,
+                           packed + k * width, sum, width, /*adds=*/k > 0);
     }
     const float* bias_here = bias == nullptr ? nullptr : bias + column;
     const int64_t at = row * columns + column;
     if (out_type == at::kFloat) {
-      const auto store =
-          adds ? add_tile
-               : static_cast<void (*)(const float*, int64_t, int64_t, const float*, float*, int64_t)>(store_tile);
-      store(sum, height, width, bias_here, static_cast<float*>(out) + at, columns);
-      return;
+      float* to = static_cast<float*>(out) + at;
+      if (addend != nullptr) return add_tile(sum, height, width, bias_here, addend + at, to, columns);
+      return store_tile(sum, height, width, bias_here, to, columns);
     }
     auto* bits_here = static_cast<uint16_t*>(out) + at;
     switch (epilogue) {
@@ -115,12 +119,30 @@ struct Product {
     }
   }
 
+  // A tile without epilogue; where one call does not do, what is not finished goes to `sum`.
+  void own_tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum) const {
+    const int64_t at = row * columns + column;
+    detail::TileSums finished{.stride = columns, .is_bf16 = out_type == at::kBFloat16};
+    finished.at =
+        finished.is_bf16 ? static_cast<void*>(static_cast<uint16_t*>(out) + at) : static_cast<float*>(out) + at;
+    detail::TileStart start;
+    if (addend != nullptr) start = {.data = addend + at, .stride = columns};
+    if (bias != nullptr) start.bias = bias + column;
+    for (int64_t k = 0; k < depth; k += kOwnDepth) {
+      const bool is_last = k + kOwnDepth >= depth;
+      const detail::TileSums sums = is_last ? finished : detail::TileSums{.at = sum, .stride = width};
+      detail::own_tile_product(height, width, std::min(kOwnDepth, depth - k), {a + row * a_stride + k, a_stride},
+                               packed + k * width, start, sums);
+      start = {.data = sum, .stride = width};
+    }
+  }
+
   // A panel of columns times a stretch of rows: b is packed once, a tile of a stays in the cache for the whole panel.
   void panel(int64_t column, int64_t width, int64_t row, int64_t row_end) const {
-    std::unique_ptr<uint16_t[]> own;
+    Scratch<uint16_t> own;
     const uint16_t* packed = prepacked == nullptr ? nullptr : prepacked + column * depth;
     if (packed == nullptr) {
-      own = std::make_unique_for_overwrite<uint16_t[]>(static_cast<size_t>(depth * width));
+      own = scratch<uint16_t>(depth * width);
       pack_panel(column, width, own.get());
       packed = own.get();
     }
@@ -131,7 +153,7 @@ struct Product {
              sum);
       }
     }
-    at::native::cpublas::brgemm_release();
+    detail::release_tiles();
   }
 
   void run() const {
@@ -157,29 +179,36 @@ Product right_hand_side(const Tensor& b, bool is_transposed) {
           .depth = b.size(is_transposed ? 1 : 0)};
 }
 
-void run_into(Product product, const Tensor& a, const Tensor& out, const std::optional<Tensor>& bias) {
+void run_into(Product product, const Tensor& a, const Tensor& out, const std::optional<Tensor>& bias,
+              const Tensor& addend = {}) {
   product.a = bits(a);
   product.a_stride = a.stride(0);
   product.rows = a.size(0);
   product.bias = bias ? bias->const_data_ptr<float>() : nullptr;
+  product.addend = addend.defined() ? addend.const_data_ptr<float>() : nullptr;
   product.out_type = out.scalar_type();
   product.out = out.mutable_data_ptr();
   product.run();
 }
 
-Tensor run(const Product& product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias) {
+Tensor run(const Product& product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias,
+           const Tensor& addend = {}) {
   const Tensor out = at::empty({a.size(0), product.columns}, a.options().dtype(out_type));
-  run_into(product, a, out, bias);
+  TORCH_CHECK_VALUE(!addend.defined() || (out_type == at::kFloat && addend.scalar_type() == at::kFloat &&
+                                          addend.is_contiguous() && addend.sizes() == out.sizes()),
+                    "[bf16 product] expected a contiguous f32 addend ", out.sizes(), " of an f32 result, got ",
+                    addend.sizes());
+  run_into(product, a, out, bias, addend);
   return out;
 }
 
 Tensor multiply(const Tensor& a, const Tensor& b, bool b_is_transposed, at::ScalarType out_type,
-                const std::optional<Tensor>& bias) {
+                const std::optional<Tensor>& bias, const Tensor& addend = {}) {
   TORCH_CHECK_VALUE(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(b_is_transposed ? 1 : 0),
                     "[bf16 product] sizes do not match: ", a.sizes(), " and ", b.sizes());
   TORCH_CHECK_VALUE(fits_bf16_product(a, b, a.size(1), b.size(b_is_transposed ? 0 : 1)), "[bf16 product] operands ",
                     a.sizes(), " and ", b.sizes(), " are not of a type and size that it takes");
-  return run(right_hand_side(b, b_is_transposed), a, out_type, bias);
+  return run(right_hand_side(b, b_is_transposed), a, out_type, bias, addend);
 }
 
 PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
@@ -219,9 +248,9 @@ bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t
          columns > 0 && columns % detail::kPackColumns == 0;
 }
 
-Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
-                  const std::optional<Tensor>& bias_N) {
-  return multiply(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N);
+Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N,
+                  const Tensor& addend_MN) {
+  return multiply(a_MK, b_NK, /*b_is_transposed=*/true, out_type, bias_N, addend_MN);
 }
 
 Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N) {
@@ -240,9 +269,9 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
   return product_nt(split(a_MK, 1), split(b_NK, 2), at::kFloat, bias_N);
 }
 
-Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type,
-                  const std::optional<Tensor>& bias_N) {
-  return multiply(a_MK, b_KN, /*b_is_transposed=*/false, out_type, bias_N);
+Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type, const std::optional<Tensor>& bias_N,
+                  const Tensor& addend_MN) {
+  return multiply(a_MK, b_KN, /*b_is_transposed=*/false, out_type, bias_N, addend_MN);
 }
 
 PackedMatrix pack_nt(const Tensor& b_NK) { return pack_matrix(b_NK, /*is_transposed=*/true); }
@@ -262,7 +291,7 @@ void add_product(Tensor& sum_MN, const Tensor& a_MK, const PackedMatrix& b, cons
                         sum_MN.sizes() == at::IntArrayRef({a_MK.size(0), b.columns}),
                     "[bf16 product] expected a contiguous f32 sum [", a_MK.size(0), ", ", b.columns, "], got ",
                     sum_MN.sizes());
-  run_into({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data), .adds = true}, a_MK, sum_MN, bias_N);
+  run_into({.columns = b.columns, .depth = b.depth, .prepacked = bits(b.data)}, a_MK, sum_MN, bias_N, sum_MN);
 }
 
 }  // namespace dalle::layers

@@ -3,15 +3,15 @@
 // once and the input is packed once for each kx, with the rows above and below it, so that a step of ky is an offset.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
 #include <numeric>
 
+#include "dalle/core/scratch.h"
 #include "dalle/layers/bf16_pack.h"
 #include "dalle/layers/bf16_product.h"
+#include "dalle/layers/tile_product.h"
 
 namespace dalle::layers {
 namespace {
@@ -49,10 +49,11 @@ class KernelGradient {
         stretches_(pictures_ * (height_ / stretch_rows_)),
         chunk_(std::clamp<int64_t>(kChunkDepth / depth(), 1, stretches_)),
         adds_(sum.defined()),
+        own_tiles_(detail::tiles() == detail::Tiles::kOwn),
         gradient_(adds_ ? sum : at::empty({out_, kernel_, kernel_, in_}, x_BHWI.options().dtype(at::kFloat))),
         sums_(at::empty({stretches_, out_}, gradient_.options())),
-        packed_grad_(scratch(chunk_ * out_ * depth())),
-        packed_x_(scratch(chunk_ * columns_ * packed_depth())) {}
+        packed_grad_(scratch<uint16_t>(chunk_ * out_ * depth())),
+        packed_x_(scratch<uint16_t>(chunk_ * columns_ * packed_depth())) {}
 
   /// [O, kernel, kernel, I].
   Tensor run() {
@@ -86,9 +87,6 @@ class KernelGradient {
   int64_t margin() const { return (kernel_ - 1) / 2; }
   int64_t depth() const { return stretch_rows_ * width_; }
   int64_t packed_depth() const { return (stretch_rows_ + kernel_ - 1) * width_; }
-  static std::unique_ptr<uint16_t[]> scratch(int64_t size) {
-    return std::make_unique_for_overwrite<uint16_t[]>(static_cast<size_t>(size));
-  }
   uint16_t* packed_grad(int64_t slot) { return packed_grad_.get() + slot * out_ * depth(); }
   // Tiles [packed_depth / 2, tile width, 2] one after the other.
   uint16_t* packed_x(int64_t slot, int64_t column) {
@@ -104,8 +102,13 @@ class KernelGradient {
         const int64_t picture = (first + slot) / stretches_a_picture;
         const int64_t row = (first + slot) % stretches_a_picture * stretch_rows_;
         if (group < 0) {
-          detail::transpose(grad_ + (picture * height_ + row) * width_ * out_, out_, depth(), out_, packed_grad(slot),
-                            depth(), sums_.mutable_data_ptr<float>() + (first + slot) * out_);
+          const uint16_t* grad = grad_ + (picture * height_ + row) * width_ * out_;
+          float* sums = sums_.mutable_data_ptr<float>() + (first + slot) * out_;
+          if (own_tiles_) {
+            detail::pack_groups(grad, out_, depth(), out_, packed_grad(slot), sums);
+          } else {
+            detail::transpose(grad, out_, depth(), out_, packed_grad(slot), depth(), sums);
+          }
         } else {
           pack_x(slot, picture, row, group * pack_width_);
         }
@@ -154,25 +157,34 @@ class KernelGradient {
         const int64_t ky = (rows_are_outer ? inner : outer) % kernel_;
         float* sum = gradient_.mutable_data_ptr<float>() + (row * kernel_ + ky) * columns_ + column;
         for (int64_t slot = 0; slot < count; ++slot) {
-          const uint16_t* a = packed_grad(slot) + row * depth();
-          const uint16_t* b = packed_x(slot, column) + ky * width_ * tile_width_;
-          at::native::cpublas::brgemm(std::min(kTileRows, out_ - row), tile_width_, depth(), depth(), tile_width_,
-                                      kernel_ * columns_, /*add_C=*/!is_first || slot > 0,
-                                      reinterpret_cast<const at::BFloat16*>(a),
-                                      reinterpret_cast<const at::BFloat16*>(b), sum);
+          add_tile(packed_grad(slot) + row * depth(), std::min(kTileRows, out_ - row),
+                   packed_x(slot, column) + ky * width_ * tile_width_, sum, /*adds=*/!is_first || slot > 0);
         }
       }
-      at::native::cpublas::brgemm_release();
+      detail::release_tiles();
     });
+  }
+
+  // `rows` rows of a packed gradient times a tile of packed x.
+  void add_tile(const uint16_t* grad, int64_t rows, const uint16_t* x, float* sum, bool adds) const {
+    const int64_t stride = kernel_ * columns_;
+    if (!own_tiles_) {
+      return detail::tile_product(rows, tile_width_, depth(), grad, depth(), x, sum, stride, adds);
+    }
+    constexpr int64_t kGroup = detail::kPackColumns;
+    for (int64_t group = 0; group < rows; group += kGroup, sum += kGroup * stride) {
+      detail::own_tile_product(kGroup, tile_width_, depth(), {grad + group * depth(), /*row=*/2, /*pair=*/2 * kGroup},
+                               x, adds ? detail::TileStart{sum, stride} : detail::TileStart{}, {sum, stride});
+    }
   }
 
   const uint16_t* grad_;
   const uint16_t* x_;
   int64_t pictures_, height_, width_, in_, out_, kernel_, columns_, tile_width_, pack_width_;
   int64_t stretch_rows_, stretches_, chunk_;
-  bool adds_;
+  bool adds_, own_tiles_;
   Tensor gradient_, sums_;
-  std::unique_ptr<uint16_t[]> packed_grad_, packed_x_;
+  Scratch<uint16_t> packed_grad_, packed_x_;
 };
 
 Tensor rows_of_channels(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous(); }

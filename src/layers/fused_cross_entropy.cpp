@@ -87,16 +87,16 @@ void softmax_rows(const Tensor& logits_NV, const Tensor& targets_N, double scale
   });
 }
 
-// The same op by op, on any device and in any type: the losses, and the gradient in `type`.
-std::pair<Tensor, Tensor> softmax_by_formula(const Tensor& logits_NV, const Tensor& targets_N, double scale,
-                                             at::ScalarType type, bool wants_gradient) {
+// The same op by op, on any device and in any type.
+void softmax_by_formula(const Tensor& logits_NV, const Tensor& targets_N, double scale, const Tensor& losses_N,
+                        const Tensor& grad_NV) {
   const Tensor log_probability = at::log_softmax(logits_NV, 1);
   const Tensor counts = (targets_N >= 0).unsqueeze(1), index = targets_N.clamp_min(0).unsqueeze(1);
-  const Tensor losses = at::where(counts, log_probability.gather(1, index).neg(), 0).squeeze(1);
-  if (!wants_gradient) return {losses, Tensor()};
+  losses_N.copy_(at::where(counts, log_probability.gather(1, index).neg(), 0).squeeze(1));
+  if (!grad_NV.defined()) return;
   Tensor grad = log_probability.exp();
   grad.scatter_add_(1, index, at::full(index.sizes(), -1, grad.options()));
-  return {losses, (grad * counts * scale).to(type)};
+  grad_NV.copy_(grad * counts * scale);
 }
 
 // Rows up to a multiple of 32, so that all chunks are whole tiles: the filling has no target.
@@ -107,6 +107,9 @@ Tensor with_filling(const Tensor& x, double filling) {
   sizes[0] = missing;
   return at::cat({x, at::full(sizes, filling, x.options())});
 }
+
+// A multiple of 32, so that gradients of whole stretches are tiles too.
+int64_t rows_within(int64_t numbers, int64_t vocab) { return std::max<int64_t>(32, numbers / vocab / 32 * 32); }
 
 // The head over chunks of rows.
 class Head {
@@ -122,8 +125,7 @@ class Head {
   }
 
   int64_t rows() const { return hidden_.size(0); }
-  // A multiple of 32, so that gradients of whole chunks are tiles too.
-  int64_t chunk() const { return std::max<int64_t>(32, kLogitsAtOnce / weight_.size(0) / 32 * 32); }
+  int64_t chunk() const { return rows_of_gradients_at_once(weight_.size(0), hidden_.scalar_type()); }
 
   Tensor logits(int64_t first, int64_t count) const {
     const Tensor h = hidden_.slice(0, first, first + count);
@@ -155,18 +157,20 @@ class Head {
   }
 
   Tensor losses_of(int64_t first, int64_t count, const Tensor& targets_N, double scale, bool wants_gradient) {
-    Tensor chunk = logits(first, count), losses, grad;
-    const Tensor targets = targets_N.slice(0, first, first + count);
-    if (chunk.is_cpu() && chunk.scalar_type() == at::kFloat) {
-      losses = at::empty({count}, chunk.options());
-      if (wants_gradient) {
-        grad = hidden_.scalar_type() == at::kBFloat16 ? at::empty_like(chunk, hidden_.options()) : chunk;
+    Tensor losses = at::empty({count}, hidden_.options().dtype(sum_type_)), grad;
+    if (wants_gradient) grad = at::empty({count, weight_.size(0)}, hidden_.options());
+    const int64_t step = rows_of_logits_at_once(weight_.size(0));
+    for (int64_t row = 0; row < count; row += step) {
+      const int64_t end = std::min(count, row + step);
+      const Tensor targets = targets_N.slice(0, first + row, first + end);
+      const Tensor some = logits(first + row, end - row), losses_here = losses.slice(0, row, end);
+      const Tensor grad_here = wants_gradient ? grad.slice(0, row, end) : Tensor();
+      if (some.is_cpu() && some.scalar_type() == at::kFloat) {
+        softmax_rows(some, targets, scale, losses_here, grad_here);
+      } else {
+        softmax_by_formula(some, targets, scale, losses_here, grad_here);
       }
-      softmax_rows(chunk, targets, scale, losses, grad);
-    } else {
-      std::tie(losses, grad) = softmax_by_formula(chunk, targets, scale, hidden_.scalar_type(), wants_gradient);
     }
-    chunk.reset();
     if (wants_gradient) add_gradients(first, grad);
     return losses;
   }
@@ -232,6 +236,12 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
 }
 
 }  // namespace
+
+int64_t rows_of_logits_at_once(int64_t vocab) { return rows_within(int64_t{4} << 20, vocab); }
+
+int64_t rows_of_gradients_at_once(int64_t vocab, at::ScalarType compute_dtype) {
+  return rows_within((int64_t{16} << 20) / static_cast<int64_t>(c10::elementSize(compute_dtype)), vocab);
+}
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& targets,
                             at::ScalarType compute_dtype, double scale) {

@@ -48,9 +48,10 @@ DALLE_VECTORISED RowStatistics normalize_row(const float* x, const float* weight
   return {mean, inverse};
 }
 
-// The row's part of all gradients.
-DALLE_VECTORISED void normalize_row_backward(const Bf16* grad, const float* x, const float* weight, int64_t size,
-                                             RowStatistics row, float* grad_x, float* grad_weight, float* grad_bias) {
+// The row's part of all gradients. add(i, g) puts the gradient of x[i] where it belongs.
+template <class Add>
+DALLE_INLINED void row_gradients(const Bf16* grad, const float* x, const float* weight, int64_t size, RowStatistics row,
+                                 float* grad_weight, float* grad_bias, const Add& add) {
   const auto count = static_cast<float>(size);
   const auto [mean, inverse] = row;
   const float scaled_sum =
@@ -61,15 +62,31 @@ DALLE_VECTORISED void normalize_row_backward(const Bf16* grad, const float* x, c
       inverse / count;
   for (int64_t i = 0; i < size; ++i) {
     const float g = bf16_to_float(grad[i]), normal = (x[i] - mean) * inverse;
-    grad_x[i] = inverse * (g * weight[i] - scaled_sum - normal * projection);
-    grad_weight[i] += g * normal;
+    add(i, inverse * (g * weight[i] - scaled_sum - normal * projection));
+  }
+  for (int64_t i = 0; i < size; ++i) {  // apart: GCC vectorises no loop over so many arrays that might overlap
+    const float g = bf16_to_float(grad[i]);
+    grad_weight[i] += g * ((x[i] - mean) * inverse);
     grad_bias[i] += g;
   }
 }
 
+DALLE_VECTORISED void normalize_row_backward(const Bf16* grad, const float* x, const float* weight, int64_t size,
+                                             RowStatistics row, float* grad_x, float* grad_weight, float* grad_bias) {
+  row_gradients(grad, x, weight, size, row, grad_weight, grad_bias, [=](int64_t i, float g) { grad_x[i] = g; });
+}
+
+// Beside the gradient of another path.
+DALLE_VECTORISED void normalize_row_backward(const Bf16* grad, const float* x, const float* weight, int64_t size,
+                                             RowStatistics row, const float* other, float* grad_x, float* grad_weight,
+                                             float* grad_bias) {
+  row_gradients(grad, x, weight, size, row, grad_weight, grad_bias,
+                [=](int64_t i, float g) { grad_x[i] = other[i] + g; });
+}
+
 struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                        double eps) {
+  static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                               double eps, bool beside_input) {
     const int64_t rows = x.size(0), size = x.size(1);
     const Tensor out = at::empty(x.sizes(), x.options().dtype(at::kBFloat16)),
                  statistics = at::empty({rows, 2}, x.options());
@@ -82,7 +99,7 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
       }
     });
     context->save_for_backward({x, weight, statistics});
-    return out;
+    return beside_input ? variable_list{out, x} : variable_list{out};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -92,28 +109,54 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
     const Tensor grad_x = at::empty_like(x), sums = at::zeros({stretches, 2, size}, x.options());
     const auto* statistics = reinterpret_cast<const RowStatistics*>(saved[2].const_data_ptr<float>());
     const auto* from = static_cast<const Bf16*>(grad.const_data_ptr());
+    const float* in = x.const_data_ptr<float>();
+    const Tensor other = grads.size() > 1 ? grads[1].contiguous() : Tensor();
     at::parallel_for(0, stretches, 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin * kNormStretch; r < std::min(rows, end * kNormStretch); ++r) {
         float* sum = sums.mutable_data_ptr<float>() + r / kNormStretch * 2 * size;
-        normalize_row_backward(from + r * size, x.const_data_ptr<float>() + r * size, weight.const_data_ptr<float>(),
-                               size, statistics[r], grad_x.mutable_data_ptr<float>() + r * size, sum, sum + size);
+        const Bf16* g = from + r * size;
+        const float *row = in + r * size, *weights = weight.const_data_ptr<float>();
+        float* to = grad_x.mutable_data_ptr<float>() + r * size;
+        if (other.defined()) {
+          normalize_row_backward(g, row, weights, size, statistics[r], other.const_data_ptr<float>() + r * size, to,
+                                 sum, sum + size);
+        } else {
+          normalize_row_backward(g, row, weights, size, statistics[r], to, sum, sum + size);
+        }
       }
     });
     const Tensor totals = sums.sum(0);
-    return {grad_x, totals[0], totals[1], Tensor()};
+    return {grad_x, totals[0], totals[1], Tensor(), Tensor()};
   }
 };
+
+void check(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  TORCH_CHECK_VALUE(x.dim() > 0 && weight.sizes() == at::IntArrayRef({x.size(-1)}) && bias.sizes() == weight.sizes(),
+                    "[layer norm] expected weight and bias [", x.dim() > 0 ? x.size(-1) : 0, "], got ", weight.sizes(),
+                    " and ", bias.sizes());
+}
+
+bool in_one_pass(const Tensor& x, const Tensor& weight, at::ScalarType out_type) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat &&
+         out_type == at::kBFloat16 && x.numel() > 0;
+}
+
+Tensor rows_of(const Tensor& x) { return x.reshape({-1, x.size(-1)}).contiguous(); }
 
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, at::ScalarType out_type) {
-  TORCH_CHECK_VALUE(x.dim() > 0 && weight.sizes() == at::IntArrayRef({x.size(-1)}) && bias.sizes() == weight.sizes(),
-                    "[layer norm] expected weight and bias [", x.dim() > 0 ? x.size(-1) : 0, "], got ", weight.sizes(),
-                    " and ", bias.sizes());
-  const bool in_one_pass = x.is_cpu() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat &&
-                           out_type == at::kBFloat16 && x.numel() > 0;
-  if (!in_one_pass) return at::layer_norm(x, weight.sizes(), weight, bias, eps).to(out_type);
-  return LayerNormFunction::apply(x.reshape({-1, x.size(-1)}).contiguous(), weight, bias, eps).view(x.sizes());
+  check(x, weight, bias);
+  if (!in_one_pass(x, weight, out_type)) return at::layer_norm(x, weight.sizes(), weight, bias, eps).to(out_type);
+  return LayerNormFunction::apply(rows_of(x), weight, bias, eps, /*beside_input=*/false)[0].view(x.sizes());
+}
+
+NormAndInput layer_norm_beside(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
+                               at::ScalarType out_type) {
+  if (!in_one_pass(x, weight, out_type)) return {layer_norm(x, weight, bias, eps, out_type), x};
+  check(x, weight, bias);
+  const auto both = LayerNormFunction::apply(rows_of(x), weight, bias, eps, /*beside_input=*/true);
+  return {both[0].view(x.sizes()), both[1].view(x.sizes())};
 }
 
 }  // namespace dalle::layers

@@ -4,10 +4,14 @@
 
 #include <cmath>
 
-#include "dalle/layers/layer_norm_function.h"
 #include "dalle/layers/linear_function.h"
 
 namespace dalle::layers {
+namespace {
+
+Tensor wide(const Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
+
+}  // namespace
 
 Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
     : Module(parent, std::move(name)), weight(add_parameter("weight", {options.out, options.in}, options.init)) {
@@ -16,8 +20,9 @@ Linear::Linear(Module& parent, std::string name, const LinearOptions& options)
 
 Tensor Linear::forward(const Tensor& x) const { return forward(x, x.scalar_type()); }
 
-Tensor Linear::forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input) const {
-  return linear(x, weight.tensor, bias == nullptr ? Tensor() : bias->tensor, out_type, of_input);
+Tensor Linear::forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input,
+                       const Tensor& addend) const {
+  return linear(x, weight.tensor, bias == nullptr ? Tensor() : bias->tensor, out_type, of_input, addend);
 }
 
 Embedding::Embedding(Module& parent, std::string name, int64_t num, int64_t dim, double init_std)
@@ -38,7 +43,11 @@ Tensor LayerNorm::forward(const Tensor& x) const {
 }
 
 Tensor LayerNorm::forward(const Tensor& x, at::ScalarType out_type) const {
-  return layer_norm(x.scalar_type() == at::kDouble ? x : x.to(at::kFloat), weight.tensor, bias.tensor, eps, out_type);
+  return layer_norm(wide(x), weight.tensor, bias.tensor, eps, out_type);
+}
+
+NormAndInput LayerNorm::forward_beside(const Tensor& x, at::ScalarType out_type) const {
+  return layer_norm_beside(wide(x), weight.tensor, bias.tensor, eps, out_type);
 }
 
 Conv2d::Conv2d(Module& parent, std::string name, const Conv2dOptions& options)

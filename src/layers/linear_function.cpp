@@ -25,21 +25,25 @@ Tensor times(const Tensor& grad_NO, const Tensor& w_OI) {
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
-                        const std::optional<Tensor>& bias, at::ScalarType out_type,
-                        std::optional<Activation> of_input) {
+                        const std::optional<Tensor>& bias, at::ScalarType out_type, std::optional<Activation> of_input,
+                        const std::optional<Tensor>& addend) {
     const Tensor w = weight.to(rows.scalar_type()), x = of_input ? activate(rows, *of_input) : rows;
     context->save_for_backward({rows, remakes_casts ? weight : w});
     context->saved_data["wants_x"] = rows.requires_grad();
     context->saved_data["weight_type"] = weight.scalar_type();
     context->saved_data["has_bias"] = bias.has_value();
+    context->saved_data["has_addend"] = addend.has_value();
     if (of_input) context->saved_data["of_input"] = static_cast<int64_t>(*of_input);
     const auto bias_in = [&](at::ScalarType type) {
       return bias ? std::optional<Tensor>(bias->to(type)) : std::nullopt;
     };
     const int64_t in = w.size(1), out = w.size(0);
-    if (fits_bf16_product(x, w, in, out)) return product_nt(x, w, out_type, bias_in(at::kFloat));
-    if (fits_bf16_product(x, w.t(), in, out)) return product_nn(x, w.t(), out_type, bias_in(at::kFloat));
-    return at::linear(x, w, bias_in(x.scalar_type())).to(out_type);
+    if (fits_bf16_product(x, w, in, out))
+      return product_nt(x, w, out_type, bias_in(at::kFloat), addend.value_or(Tensor()));
+    if (fits_bf16_product(x, w.t(), in, out))
+      return product_nn(x, w.t(), out_type, bias_in(at::kFloat), addend.value_or(Tensor()));
+    const Tensor product = at::linear(x, w, bias_in(x.scalar_type())).to(out_type);
+    return addend ? *addend + product : product;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -51,7 +55,8 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const auto weight_type = context->saved_data["weight_type"].toScalarType();
     const bool has_bias = context->saved_data["has_bias"].toBool();
     const Tensor grad = grads[0].to(rows.scalar_type()).contiguous();
-    variable_list out(5);
+    variable_list out(6);
+    if (context->saved_data["has_addend"].toBool()) out[5] = grads[0];
     if (is_activated || context->saved_data["wants_x"].toBool()) {
       out[0] = times(grad, w);
     }
@@ -80,11 +85,16 @@ RemadeCasts::RemadeCasts(bool on) : before_(std::exchange(remakes_casts, on)) {}
 RemadeCasts::~RemadeCasts() { remakes_casts = before_; }
 
 Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
-              std::optional<Activation> of_input) {
+              std::optional<Activation> of_input, const Tensor& addend) {
   auto sizes = x.sizes().vec();
   sizes.back() = weight_OI.size(0);
+  TORCH_CHECK_VALUE(!addend.defined() || (addend.sizes() == sizes && addend.scalar_type() == out_type),
+                    "[linear] expected an addend of the result's size ", at::IntArrayRef(sizes), " and type ",
+                    c10::toString(out_type), ", got ", addend.sizes(), " of ", addend.toString());
   const auto bias = bias_O.defined() ? std::optional<Tensor>(bias_O) : std::nullopt;
-  return LinearFunction::apply(x.reshape({-1, x.size(-1)}), weight_OI, bias, out_type, of_input).view(sizes);
+  std::optional<Tensor> rows;
+  if (addend.defined()) rows = addend.reshape({-1, weight_OI.size(0)}).contiguous();
+  return LinearFunction::apply(x.reshape({-1, x.size(-1)}), weight_OI, bias, out_type, of_input, rows).view(sizes);
 }
 
 }  // namespace dalle::layers

@@ -12,6 +12,7 @@
 
 #include "attention_tiles.h"
 #include "dalle/core/device.h"
+#include "dalle/core/scratch.h"
 #include "dalle/layers/bf16_product.h"
 #include "dalle/layers/sparse_attention.h"
 
@@ -19,13 +20,6 @@ namespace dalle::layers::detail {
 namespace {
 
 constexpr int64_t kQueries = BlockSparsePlan::kQueries;
-
-template <class T>
-struct Buffer {
-  explicit Buffer(int64_t size) : data(std::make_unique_for_overwrite<T[]>(static_cast<size_t>(size))) {}
-  T* get() const { return data.get(); }
-  std::unique_ptr<T[]> data;
-};
 
 template <class T>
 const T* data_of(const Tensor& x) {
@@ -51,6 +45,13 @@ struct HeadDropout {
   }
 };
 
+// Rows in the plan's order, `stride` numbers from one to the next.
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+};
+
 // Everything about one head, computed by Tiles, rows in the plan's order and padded with zeros to whole blocks and `size`.
 template <class Tiles>
 class Head {
@@ -63,37 +64,37 @@ class Head {
         size_((head_dim + Tiles::kDepth - 1) / Tiles::kDepth * Tiles::kDepth),
         rows_(plan.padded_length()),
         scale_(1 / std::sqrt(static_cast<float>(head_dim))),
-        q_(rows_ * size_),
-        k_(rows_ * size_),
-        v_(rows_ * size_),
-        packed_k_(rows_ * size_),
-        packed_v_(rows_ * size_),
-        scores_(kQueries * plan.max_width),
-        weights_(kQueries * plan.max_width),
-        block_(kQueries * size_),
-        factors_(kQueries * plan.max_width),
+        q_(scratch<T>(rows_ * size_)),
+        k_(scratch<T>(rows_ * size_)),
+        v_(scratch<T>(rows_ * size_)),
+        packed_k_(scratch<T>(rows_ * size_)),
+        packed_v_(scratch<T>(rows_ * size_)),
+        scores_(scratch<float>(kQueries * plan.max_width)),
+        weights_(scratch<T>(kQueries * plan.max_width)),
+        block_(scratch<float>(kQueries * size_)),
+        factors_(scratch<float>(kQueries * plan.max_width)),
         key_positions_(static_cast<size_t>(rows_)) {
     std::copy(plan.order.begin(), plan.order.end(), key_positions_.begin());
   }
 
   void load(const HeadView& q, const HeadView& k, const HeadView& v) {
     gather(q, q_.get());
-    gather(k, k_.get());
-    gather(v, v_.get());
-    Tiles::pack_columns(k_.get(), rows_, size_, packed_k_.get());
+    key_rows_ = rows_of(k, k_.get());
+    value_rows_ = rows_of(v, v_.get());
+    Tiles::pack_columns(key_rows_.data, key_rows_.stride, rows_, size_, packed_k_.get());
   }
 
   template <class Out>
   void forward(const HeadDropout& dropout, Out* out, int64_t out_stride, float* log_normalizers) {
-    Tiles::pack(v_.get(), rows_, size_, packed_v_.get());
+    Tiles::pack(value_rows_.data, value_rows_.stride, rows_, size_, packed_v_.get());
     for (const auto& block : plan_.blocks) {
       compute_scores(block);
       float sums[kQueries];
       for (int64_t r = 0; r < block.num_queries; ++r) {
         const float* row = scores_.get() + r * block.width;
-        const float shift = row_maximum(row, block.width) * scale_;
-        sums[r] = Tiles::exponentials(row, block.width, scale_, shift, weights_.get() + r * block.width);
-        log_normalizers[block.query + r] = shift + std::log(sums[r]);
+        const auto [shift, sum] = Tiles::exponentials(row, block.width, scale_, weights_.get() + r * block.width);
+        sums[r] = sum;
+        log_normalizers[block.query + r] = shift + std::log(sum);
       }
       if (const float* factors = dropout_factors(block, dropout)) {
         multiply_row(factors, block.num_queries * block.width, weights_.get());
@@ -104,7 +105,7 @@ class Head {
                        packed_v_.get() + stretch.key * size_, size_, block_.get(), size_, stretch.column > 0);
       }
       for (int64_t r = 0; r < block.num_queries; ++r) {
-        convert_row(block_.get() + r * size_, head_dim_, 1 / sums[r], out + position(block.query + r) * out_stride);
+        Tiles::store(block_.get() + r * size_, head_dim_, 1 / sums[r], out + position(block.query + r) * out_stride);
       }
     }
   }
@@ -112,20 +113,20 @@ class Head {
   // What the backward pass needs besides, once for all heads.
   struct Gradients {
     Gradients(int64_t rows, int64_t size, int64_t max_width)
-        : grad(rows * size),
-          out(rows * size),
-          packed_grad(rows * size),
-          packed_q(rows * size),
-          packed_key_rows(rows * size),
-          dk(rows * size),
-          dv(rows * size),
-          grad_weights(kQueries * max_width),
-          grad_scores(kQueries * max_width),
-          turned_weights(kQueries * max_width),
-          turned_grad_scores(kQueries * max_width) {}
-    Buffer<T> grad, out, packed_grad, packed_q, packed_key_rows;
-    Buffer<float> dk, dv, grad_weights;
-    Buffer<T> grad_scores, turned_weights, turned_grad_scores;
+        : grad(scratch<T>(rows * size)),
+          out(scratch<T>(rows * size)),
+          packed_grad(scratch<T>(rows * size)),
+          packed_q(scratch<T>(rows * size)),
+          packed_key_rows(scratch<T>(rows * size)),
+          dk(scratch<float>(rows * size)),
+          dv(scratch<float>(rows * size)),
+          grad_weights(scratch<float>(kQueries * max_width)),
+          grad_scores(scratch<T>(kQueries * max_width)),
+          turned_weights(scratch<T>(kQueries * max_width)),
+          turned_grad_scores(scratch<T>(kQueries * max_width)) {}
+    Scratch<T> grad, out, packed_grad, packed_q, packed_key_rows;
+    Scratch<float> dk, dv, grad_weights;
+    Scratch<T> grad_scores, turned_weights, turned_grad_scores;
   };
 
   template <class Out>
@@ -134,11 +135,11 @@ class Head {
     if (!gradients_) gradients_.emplace(rows_, size_, plan_.max_width);
     Gradients& g = *gradients_;
     gather(grad, g.grad.get());
-    gather(out, g.out.get());
-    Tiles::pack(g.grad.get(), rows_, size_, g.packed_grad.get());
-    Tiles::pack(q_.get(), rows_, size_, g.packed_q.get());
-    Tiles::pack_columns(v_.get(), rows_, size_, packed_v_.get());
-    Tiles::pack(k_.get(), rows_, size_, g.packed_key_rows.get());  // for the queries' gradient
+    const Rows<T> out_rows = rows_of(out, g.out.get());
+    Tiles::pack(g.grad.get(), size_, rows_, size_, g.packed_grad.get());
+    Tiles::pack(q_.get(), size_, rows_, size_, g.packed_q.get());
+    Tiles::pack_columns(value_rows_.data, value_rows_.stride, rows_, size_, packed_v_.get());
+    Tiles::pack(key_rows_.data, key_rows_.stride, rows_, size_, g.packed_key_rows.get());  // for the queries' gradient
     std::fill_n(g.dk.get(), rows_ * size_, 0.0f);
     std::fill_n(g.dv.get(), rows_ * size_, 0.0f);
     for (const auto& block : plan_.blocks) {
@@ -150,8 +151,8 @@ class Head {
       }
       float deltas[kQueries];
       for (int64_t r = 0; r < block.num_queries; ++r) {
-        const int64_t at = (block.query + r) * size_;
-        deltas[r] = Tiles::dot(g.grad.get() + at, g.out.get() + at, size_);
+        const int64_t i = block.query + r;
+        deltas[r] = Tiles::dot(g.grad.get() + i * size_, out_rows.data + i * out_rows.stride, size_);
       }
       Tiles::softmax_gradients({.num_queries = block.num_queries,
                                 .width = block.width,
@@ -175,12 +176,12 @@ class Head {
                               g.packed_grad.get() + query, g.dv.get() + key);
       }
       for (int64_t r = 0; r < block.num_queries; ++r) {
-        convert_row(block_.get() + r * size_, head_dim_, 1, dq + position(block.query + r) * out_stride);
+        Tiles::store(block_.get() + r * size_, head_dim_, 1, dq + position(block.query + r) * out_stride);
       }
     }
     for (int64_t i = 0; i < plan_.length; ++i) {
-      convert_row(g.dk.get() + i * size_, head_dim_, 1, dk + position(i) * out_stride);
-      convert_row(g.dv.get() + i * size_, head_dim_, 1, dv + position(i) * out_stride);
+      Tiles::store(g.dk.get() + i * size_, head_dim_, 1, dk + position(i) * out_stride);
+      Tiles::store(g.dv.get() + i * size_, head_dim_, 1, dv + position(i) * out_stride);
     }
   }
 
@@ -201,20 +202,30 @@ class Head {
     return factors_.get();
   }
 
+  // Where they lie, if that is in the plan's order and size already; else gathered to `to`.
+  Rows<T> rows_of(const HeadView& view, T* to) const {
+    constexpr auto kType = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
+    if (plan_.is_in_order && rows_ == plan_.length && size_ == head_dim_ && view.tensor.scalar_type() == kType) {
+      return {data_of<T>(view.tensor) + view.offset, view.stride};
+    }
+    gather(view, to);
+    return {to, size_};
+  }
+
   void gather(const HeadView& view, T* out) const {
+    if (view.tensor.scalar_type() == at::kFloat) {
+      gather(data_of<float>(view.tensor) + view.offset, view.stride, out);
+    } else {
+      gather(data_of<Bf16>(view.tensor) + view.offset, view.stride, out);
+    }
+  }
+
+  template <class In>
+  void gather(const In* rows, int64_t stride, T* out) const {
     constexpr int64_t kAhead = 12;  // rows lie too far apart for the processor to see which comes next
-    const auto* bytes = static_cast<const char*>(view.tensor.const_data_ptr());
-    const auto row_bytes = [&](int64_t i) {
-      return bytes + (view.offset + position(i) * view.stride) * static_cast<int64_t>(view.tensor.element_size());
-    };
     for (int64_t i = 0; i < plan_.length; ++i, out += size_) {
-      if (i + kAhead < plan_.length) __builtin_prefetch(row_bytes(i + kAhead));
-      const int64_t at = view.offset + position(i) * view.stride;
-      if (view.tensor.scalar_type() == at::kFloat) {
-        take_row(data_of<float>(view.tensor) + at, out);
-      } else {
-        take_row(data_of<Bf16>(view.tensor) + at, out);
-      }
+      if (i + kAhead < plan_.length) __builtin_prefetch(rows + position(i + kAhead) * stride);
+      take_row(rows + position(i) * stride, out);
       std::fill(out + head_dim_, out + size_, T{});
     }
     std::fill_n(out, (rows_ - plan_.length) * size_, T{});
@@ -245,10 +256,11 @@ class Head {
   const BlockSparsePlan& plan_;
   int64_t head_dim_, size_, rows_;
   float scale_;
-  Buffer<T> q_, k_, v_, packed_k_, packed_v_;
-  Buffer<float> scores_;
-  Buffer<T> weights_;
-  Buffer<float> block_, factors_;
+  Scratch<T> q_, k_, v_, packed_k_, packed_v_;
+  Rows<T> key_rows_{}, value_rows_{};
+  Scratch<float> scores_;
+  Scratch<T> weights_;
+  Scratch<float> block_, factors_;
   std::vector<uint32_t> key_positions_;  // in the plan's order, then zeros
   std::optional<Gradients> gradients_;
 };

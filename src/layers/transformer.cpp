@@ -54,7 +54,7 @@ Attention::Attention(Module& parent, std::string name, const TransformerOptions&
   k_norm.emplace(*this, "k_norm", options.dim / options.num_heads);
 }
 
-Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) const {
+Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend, const Tensor& addend) const {
   const int64_t batch = x_BLD.size(0), length = x_BLD.size(1), dim = x_BLD.size(2);
   const Tensor qkv = linear(x_BLD, in_proj_weight.tensor, in_proj_bias.tensor, x_BLD.scalar_type());
   const Heads heads = split_heads(qkv, num_heads);
@@ -62,7 +62,8 @@ Tensor Attention::forward(const Tensor& x_BLD, const AttendFunction& attend) con
     return norm ? norm->forward(x, x.scalar_type()) : x;
   };
   const Tensor out_BHLK = attend(normed(q_norm, heads.q_BHLK), normed(k_norm, heads.k_BHLK), heads.v_BHLK);
-  return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}), stream_type(x_BLD));
+  return out_proj.forward(out_BHLK.transpose(1, 2).reshape({batch, length, dim}), stream_type(x_BLD),
+                          /*of_input=*/{}, addend);
 }
 
 Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
@@ -75,7 +76,9 @@ Mlp::Mlp(Module& parent, std::string name, const TransformerOptions& options)
               .init = matrix_init(options, options.dim * options.mlp_ratio, options.residual_init_scale)}),
       activation(options.activation) {}
 
-Tensor Mlp::forward(const Tensor& x) const { return c_proj.forward(c_fc.forward(x), stream_type(x), activation); }
+Tensor Mlp::forward(const Tensor& x, const Tensor& addend) const {
+  return c_proj.forward(c_fc.forward(x), stream_type(x), activation, addend);
+}
 
 TransformerBlock::TransformerBlock(Module& parent, std::string name, const TransformerOptions& options)
     : Module(parent, std::move(name)),
@@ -91,18 +94,22 @@ TransformerBlock::TransformerBlock(Module& parent, std::string name, const Trans
 
 Tensor TransformerBlock::forward(const Tensor& x_BLD, const AttendFunction& attend, BlockRunner& runner, int64_t layer,
                                  const Dropout& dropout) const {
-  const int64_t index = 2 * layer;
-  const auto add = [dropout](const Tensor& x, const Tensor& branch, const std::optional<LayerNorm>& post,
-                             int64_t block) {
-    const Tensor out = (post ? post->forward(branch) : branch).to(x.scalar_type());
-    return x + dropout.apply(out, block + 1);
+  // A branch ends in a linear layer, which adds x to its result where nothing comes between.
+  const auto run = [&](int64_t index, const Tensor& input, const LayerNorm& norm, const std::optional<LayerNorm>& post,
+                       auto branch) {
+    return runner.run(index, input, [this, index, &norm, &post, branch, dropout](const Tensor& x) {
+      const auto [normed, skip] = norm.forward_beside(x, compute_dtype);
+      const bool is_branchs_type = skip.scalar_type() == stream_type(normed);
+      if (is_branchs_type && !post && dropout.rate == 0) return branch(normed, skip);
+      const Tensor out = branch(normed, Tensor());
+      return skip + dropout.apply((post ? post->forward(out) : out).to(skip.scalar_type()), index + 1);
+    });
   };
-  const Tensor after_attention = runner.run(index, x_BLD, [this, attend, add, index](const Tensor& x) {
-    return add(x, attn.forward(ln_1.forward(x, compute_dtype), attend), ln_1_post, index);
-  });
-  return runner.run(index + 1, after_attention, [this, add, index](const Tensor& x) {
-    return add(x, mlp.forward(ln_2.forward(x, compute_dtype)), ln_2_post, index + 1);
-  });
+  const Tensor after_attention =
+      run(2 * layer, x_BLD, ln_1, ln_1_post,
+          [this, attend](const Tensor& x, const Tensor& addend) { return attn.forward(x, attend, addend); });
+  return run(2 * layer + 1, after_attention, ln_2, ln_2_post,
+             [this](const Tensor& x, const Tensor& addend) { return mlp.forward(x, addend); });
 }
 
 Transformer::Transformer(Module& parent, std::string name, const TransformerOptions& options)

@@ -2,41 +2,36 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
+#include "dalle/core/scratch.h"
 #include "dalle/layers/bf16_pack.h"
+#include "dalle/layers/tile_product.h"
 #include "dalle/layers/winograd_transform.h"
 
 namespace dalle::layers {
 namespace {
 
+using detail::kTileColumns;
 using detail::kWinogradPoints;
 using detail::TiledPictures;
 using detail::winograd_stride;
 
-constexpr int64_t kTileRows = 64, kTileColumns = 64;  // of one kernel call's result
-constexpr int64_t kDepth = 512;                       // of one kernel call
+constexpr int64_t kTileRows = 64;  // of one kernel call's result, by kTileColumns
+constexpr int64_t kDepth = 512;    // of one kernel call
 // With fewer, a kernel's gradient takes longer to transform than the products save.
 constexpr int64_t kFewestChannels = 64;
 // Transformed operands of a kernel's gradient that are made at once, in numbers: all, if they go into the last cache, so that
 // a block's sums need not be kept; else fewer, to go there beside the sums.
 constexpr int64_t kWholeSize = int64_t{12} << 20, kStretchSize = int64_t{2} << 20;
 
-const at::BFloat16* bf16(const uint16_t* x) { return reinterpret_cast<const at::BFloat16*>(x); }
 const uint16_t* bits(const Tensor& x) { return static_cast<const uint16_t*>(x.const_data_ptr()); }
 uint16_t* mutable_bits(const Tensor& x) { return static_cast<uint16_t*>(x.mutable_data_ptr()); }
 // Numbers of 16 matrices of `size`.
 int64_t points_of(int64_t size) { return kWinogradPoints * winograd_stride(size); }
 int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
-
-template <class T>
-std::unique_ptr<T[]> scratch(int64_t size) {
-  return std::make_unique_for_overwrite<T[]>(static_cast<size_t>(size));
-}
 
 Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
 
@@ -54,7 +49,7 @@ struct Pictures {
 // Transformed kernels, in blocks of output columns: points of [depth / 2, columns of the block, 2].
 struct Kernels {
   int64_t depth, columns;
-  std::unique_ptr<uint16_t[]> points;
+  Scratch<uint16_t> points;
 
   static Kernels make(const Tensor& w, bool turned, double scale) {
     const Tensor kernels = channels_last(w);  // [O, 3, 3, I] in memory
@@ -97,15 +92,14 @@ void convolve_tiles(const TiledPictures& x, const Kernels& kernels, const detail
           const uint16_t* a = input.get() + point * winograd_stride(count * row_stride);
           const uint16_t* b = kernels.block(block) + point * winograd_stride(kernels.depth * width);
           for (int64_t k = 0; k < kernels.depth; k += kDepth) {
-            at::native::cpublas::brgemm(count, width, std::min(kDepth, kernels.depth - k), row_stride, width, width,
-                                        /*add_C=*/k > 0, bf16(a + k), bf16(b + k * width),
-                                        sums.get() + point * winograd_stride(count * width));
+            detail::tile_product(count, width, std::min(kDepth, kernels.depth - k), a + k, row_stride, b + k * width,
+                                 sums.get() + point * winograd_stride(count * width), width, /*adds=*/k > 0);
           }
         }
         detail::winograd_output(sums.get(), tile, count, column, width, out);
       }
     }
-    at::native::cpublas::brgemm_release();
+    detail::release_tiles();
   });
 }
 
@@ -181,7 +175,7 @@ class KernelGradient {
   void multiply(int64_t count, bool is_first, bool is_last) {
     const int64_t row_tiles = tiles_of(outs_, kTileRows);
     at::parallel_for(0, row_tiles * tiles_of(in_, kTileColumns), 1, [&](int64_t begin, int64_t end) {
-      std::unique_ptr<float[]> own;
+      Scratch<float> own;
       if (sums_ == nullptr) own = scratch<float>(points_of(kTileRows * kTileColumns));
       for (int64_t task = begin; task < end; ++task) {
         const int64_t row = task % row_tiles * kTileRows, column = task / row_tiles * kTileColumns;
@@ -191,9 +185,8 @@ class KernelGradient {
           const uint16_t* a = grad_points_.get() + point * winograd_stride(outs_ * row_stride_) + row * row_stride_;
           const uint16_t* b = input_points(column) + point * winograd_stride(count * width);
           for (int64_t k = 0; k < count; k += kDepth) {
-            at::native::cpublas::brgemm(height, width, std::min(kDepth, count - k), row_stride_, width, width,
-                                        /*add_C=*/k > 0 || !is_first, bf16(a + k), bf16(b + k * width),
-                                        sums + point * winograd_stride(height * width));
+            detail::tile_product(height, width, std::min(kDepth, count - k), a + k, row_stride_, b + k * width,
+                                 sums + point * winograd_stride(height * width), width, /*adds=*/k > 0 || !is_first);
           }
         }
         if (is_last) {
@@ -201,14 +194,14 @@ class KernelGradient {
                                            in_);
         }
       }
-      at::native::cpublas::brgemm_release();
+      detail::release_tiles();
     });
   }
 
   const Pictures grad_, x_;
   int64_t outs_, in_, tiles_, stretch_, row_stride_;
-  std::unique_ptr<uint16_t[]> grad_points_, input_points_;
-  std::unique_ptr<float[]> sums_;  // of all blocks [16, height, width]; null where one stretch is all
+  Scratch<uint16_t> grad_points_, input_points_;
+  Scratch<float> sums_;  // of all blocks [16, height, width]; null where one stretch is all
   Tensor w_, b_;
 };
 

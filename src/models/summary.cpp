@@ -126,10 +126,11 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
   // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time
   // and their gradient; its weights cast, and in the products' order twice; their gradient, and that of some rows.
   const auto head = [&](int64_t rows, int64_t vocab) {
-    const int64_t chunk = std::max<int64_t>(32, layers::kLogitsAtOnce / vocab / 32 * 32);
-    const double logits = number(std::min(chunk, rows) * vocab), weights = number(vocab) * d;
-    const double copies = (micro_batch > 1 ? 4 : 0) + (casts_head ? head_bytes : 0);
-    return number(rows) * d * (copies + head_bytes) + logits * (4 + (casts_head ? head_bytes : 0)) +
+    const int64_t chunk = layers::rows_of_gradients_at_once(vocab, compute.head_dtype);
+    const double weights = number(vocab) * d, copies = (micro_batch > 1 ? 4 : 0) + (casts_head ? head_bytes : 0);
+    const double logits = number(vocab) * (4 * number(std::min(layers::rows_of_logits_at_once(vocab), rows)) +
+                                           head_bytes * number(std::min(chunk, rows)));
+    return number(rows) * d * (copies + head_bytes) + logits +
            weights * (4 + (casts_head     ? 3 * head_bytes
                            : rows > chunk ? 4
                                           : 0));

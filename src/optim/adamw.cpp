@@ -60,6 +60,7 @@ Tensor laid_out_as(const Tensor& gradient, const Tensor& parameter) {
 
 /// The numbers in the order of memory. The fused kernel would copy what is not contiguous, in and out.
 Tensor flat(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return tensor;
   return tensor.is_non_overlapping_and_dense() ? tensor.as_strided({tensor.numel()}, {1}) : tensor;
 }
 
@@ -111,6 +112,8 @@ void AdamW::update(const std::vector<Slot*>& slots, double weight_decay, double 
   // The kernel returns before it writes anything where found_inf is 1; the counts are the caller's.
   if (skip.defined()) {
     at::_foreach_add_(steps, 1 - skip);
+  } else if (steps.front().is_cpu()) {  // without an operator's overhead for each number
+    for (const Tensor& step : steps) ++*step.mutable_data_ptr<float>();
   } else {
     at::_foreach_add_(steps, 1);
   }

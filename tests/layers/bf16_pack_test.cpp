@@ -49,6 +49,25 @@ TEST_F(Bf16Pack, TransposedMatricesGiveTheSame) {
   }
 }
 
+TEST_F(Bf16Pack, GroupsOfColumnsLieTogether) {
+  constexpr int64_t kMany = 160, kManyStride = 164;  // several groups at once, and the rest one by one
+  std::vector<uint16_t> in(kRows * kManyStride), out(kRows * kMany);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = float_to_bf16(static_cast<float>(i % 61) - 30);
+  std::vector<float> sums(kMany);
+  pack_groups(in.data(), kManyStride, kRows, kMany, out.data(), sums.data());
+  for (int64_t c = 0; c < kMany; ++c) {
+    float sum = 0;
+    for (int64_t r = 0; r < kRows; ++r) {
+      const uint16_t expected = in[static_cast<size_t>(r * kManyStride + c)];
+      const int64_t pair = c / kPackColumns * (kRows / 2) + r / 2;
+      ASSERT_EQ(out[static_cast<size_t>((pair * kPackColumns + c % kPackColumns) * 2 + r % 2)], expected)
+          << r << " " << c;
+      sum += bf16_to_float(expected);
+    }
+    EXPECT_EQ(sums[static_cast<size_t>(c)], sum) << c;
+  }
+}
+
 TEST_F(Bf16Pack, ANullRowIsZeros) {
   std::vector<uint16_t> out(2 * kPackColumns, 0xFFFF);
   pack_edge(nullptr, in_.data(), kPackColumns, out.data());

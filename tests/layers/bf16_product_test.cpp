@@ -7,6 +7,7 @@
 
 #include <array>
 
+#include "dalle/layers/tile_product.h"
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -22,21 +23,28 @@ double error(const Tensor& actual, const Tensor& expected) {
   return ((actual.to(at::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
 }
 
-class Bf16Product : public ::testing::Test {
+// With both kinds of tiles.
+class Bf16Product : public ::testing::TestWithParam<detail::Tiles> {
  protected:
   void SetUp() override {
     if (!has_bf16_products()) GTEST_SKIP() << "no AVX-512 bf16 here";
   }
   void TearDown() override { at::set_num_threads(1); }
+
+ private:
+  detail::OtherTiles tiles_{GetParam()};
 };
+
+INSTANTIATE_TEST_SUITE_P(Tiles, Bf16Product, ::testing::Values(detail::Tiles::kOneDnn, detail::Tiles::kOwn),
+                         [](const auto& kind) { return kind.param == detail::Tiles::kOwn ? "Own" : "OneDnn"; });
 
 struct Size {
   int64_t rows, columns, depth;
 };
 // Whole tiles, remainders of every dimension, several panels, several depths.
-constexpr Size kSizes[] = {{64, 64, 512}, {1, 16, 32}, {100, 48, 96}, {65, 272, 544}, {130, 336, 1056}};
+constexpr Size kSizes[] = {{64, 64, 512}, {1, 16, 32}, {100, 48, 96}, {65, 272, 544}, {130, 336, 1056}, {70, 64, 2080}};
 
-TEST_F(Bf16Product, IsTheMatrixProduct) {
+TEST_P(Bf16Product, IsTheMatrixProduct) {
   for (const auto& s : kSizes) {
     const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = bf16_tensor(2, {s.columns, s.depth});
     const Tensor bias = random_tensor(3, {s.columns});
@@ -51,7 +59,7 @@ TEST_F(Bf16Product, IsTheMatrixProduct) {
   }
 }
 
-TEST_F(Bf16Product, F32MatricesAsSumsOfTwo) {
+TEST_P(Bf16Product, F32MatricesAsSumsOfTwo) {
   for (const auto& s : kSizes) {
     const Tensor a = random_tensor(1, {s.rows, s.depth}), b = random_tensor(2, {s.columns, s.depth});
     const Tensor bias = random_tensor(3, {s.columns});
@@ -62,7 +70,7 @@ TEST_F(Bf16Product, F32MatricesAsSumsOfTwo) {
   EXPECT_THROW(product_nt_f32(random_tensor(1, {4, 33}), random_tensor(2, {16, 33})), c10::ValueError);
 }
 
-TEST_F(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
+TEST_P(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
   for (const auto& s : kSizes) {
     const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = bf16_tensor(2, {s.columns, s.depth});
     const Tensor bias = random_tensor(3, {s.columns}), transposed = b.t().contiguous();
@@ -73,7 +81,7 @@ TEST_F(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
   EXPECT_THROW(product(bf16_tensor(1, {4, 64}), pack_nt(bf16_tensor(2, {16, 32})), at::kFloat), c10::ValueError);
 }
 
-TEST_F(Bf16Product, LinearGradients) {
+TEST_P(Bf16Product, LinearGradients) {
   for (const auto& [rows, out, in] : {std::array<int64_t, 3>{32, 16, 16}, {96, 80, 48}, {1312, 64, 128}}) {
     const Tensor grad = bf16_tensor(1, {rows, out}), x = bf16_tensor(2, {rows, in});
     const Tensor exact = at::mm(grad.to(at::kDouble).t(), x.to(at::kDouble));
@@ -89,12 +97,31 @@ TEST_F(Bf16Product, LinearGradients) {
   EXPECT_THROW(linear_gradients(bf16_tensor(1, {32, 16}), bf16_tensor(2, {64, 16})), c10::ValueError);
 }
 
-TEST_F(Bf16Product, TakesSlicesOfLargerMatrices) {
+TEST_P(Bf16Product, AnAddendIsPartOfTheSum) {
+  for (const auto& s : kSizes) {
+    const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = bf16_tensor(2, {s.columns, s.depth});
+    const Tensor bias = random_tensor(3, {s.columns}), addend = random_tensor(4, {s.rows, s.columns}) * 10;
+    const Tensor exact = at::mm(a.to(at::kDouble), b.to(at::kDouble).t()) + addend, before = addend.clone();
+    EXPECT_LT(error(product_nt(a, b, at::kFloat, {}, addend), exact), 2e-6) << s.rows;
+    EXPECT_LT(error(product_nt(a, b, at::kFloat, bias, addend), exact + bias), 2e-6) << s.rows;
+    EXPECT_LT(error(product_nn(a, b.t().contiguous(), at::kFloat, bias, addend), exact + bias), 2e-6) << s.rows;
+    EXPECT_TRUE(bitwise_equal(addend, before));
+    Tensor sum = addend.clone();
+    add_product(sum, a, pack_nt(b), bias);
+    EXPECT_LT(error(sum, exact + bias), 2e-6) << s.rows;
+  }
+  const Tensor a = bf16_tensor(1, {4, 32}), b = bf16_tensor(2, {16, 32}), addend = random_tensor(4, {4, 16});
+  EXPECT_THROW(product_nt(a, b, at::kBFloat16, {}, addend), c10::ValueError);
+  EXPECT_THROW(product_nt(a, b, at::kFloat, {}, addend.to(at::kBFloat16)), c10::ValueError);
+  EXPECT_THROW(product_nt(a, b, at::kFloat, {}, addend.slice(0, 0, 2)), c10::ValueError);
+}
+
+TEST_P(Bf16Product, TakesSlicesOfLargerMatrices) {
   const Tensor a = bf16_tensor(1, {40, 128}).slice(1, 32, 96), b = bf16_tensor(2, {64, 80}).slice(1, 16, 64);
   EXPECT_LT(error(product_nn(a, b, at::kFloat), at::mm(a.to(at::kDouble), b.to(at::kDouble))), 2e-6);
 }
 
-TEST_F(Bf16Product, ThreadsChangeNoBit) {
+TEST_P(Bf16Product, ThreadsChangeNoBit) {
   const Tensor a = bf16_tensor(1, {1000, 160}), b = bf16_tensor(2, {80, 160});
   const Tensor grad = bf16_tensor(3, {3, 48, 16, 16}), x = bf16_tensor(4, {3, 32, 16, 16});
   at::set_num_threads(1);
@@ -106,7 +133,7 @@ TEST_F(Bf16Product, ThreadsChangeNoBit) {
   }
 }
 
-TEST_F(Bf16Product, RefusesWhatDoesNotFit) {
+TEST_P(Bf16Product, RefusesWhatDoesNotFit) {
   const Tensor a = bf16_tensor(1, {8, 64});
   EXPECT_THROW(product_nt(a, bf16_tensor(2, {16, 32}), at::kFloat), c10::ValueError);
   EXPECT_THROW(product_nt(a, bf16_tensor(2, {17, 64}), at::kFloat), c10::ValueError);
@@ -123,7 +150,7 @@ constexpr Convolution kConvolutions[] = {{1, 16, 16, 8, 8, 3},   {2, 32, 16, 16,
                                          {5, 16, 48, 4, 8, 1},   {2, 48, 64, 64, 64, 1}, {2, 128, 16, 64, 32, 3},
                                          {2, 16, 32, 16, 16, 5}, {1, 32, 16, 16, 2, 7},  {9, 80, 64, 8, 8, 3}};
 
-TEST_F(Bf16Product, KernelGradientIsTheConvolutions) {
+TEST_P(Bf16Product, KernelGradientIsTheConvolutions) {
   for (const auto& c : kConvolutions) {
     const Tensor grad = bf16_tensor(1, {c.pictures, c.out, c.height, c.width});
     const Tensor x = bf16_tensor(2, {c.pictures, c.in, c.height, c.width}).contiguous(at::MemoryFormat::ChannelsLast);

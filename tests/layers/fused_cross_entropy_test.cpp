@@ -47,7 +47,7 @@ std::vector<Tensor> in_two_steps(const Leaves& leaves, double factor) {
                  factor);
 }
 
-// One chunk and several (4 Mi logits each), whole tiles and not.
+// One stretch and several, of logits and of gradients, whole tiles and not.
 constexpr int64_t kSizes[][3] = {{64, 32, 64}, {37, 20, 50}, {300, 32, 32768}, {290, 33, 20000}};
 
 TEST(LinearCrossEntropy, IsTheLossOfTheLogits) {

@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -48,6 +50,40 @@ TEST(LayerNormFunction, IsLayerNorm) {
       EXPECT_TRUE(close_to(actual.bias, exact.bias, bound)) << rows << " " << dim;
     }
   }
+}
+
+TEST(LayerNormFunction, GradientsOfItsInputsOtherPathAreAdded) {
+  for (const auto& [rows, dim] : kSizes) {
+    for (const auto out_type : {at::kBFloat16, at::kFloat}) {
+      const auto gradients = [&](bool beside) {
+        const Tensor x = (random_tensor(1, {2, rows, dim}) + 3).requires_grad_();
+        const Tensor weight = random_tensor(2, {dim}).requires_grad_(), bias = random_tensor(3, {dim}).requires_grad_();
+        const auto [norm, input] = beside ? layer_norm_beside(x, weight, bias, 1e-5, out_type)
+                                          : NormAndInput{layer_norm(x, weight, bias, 1e-5, out_type), x};
+        EXPECT_TRUE(bitwise_equal(input, x));
+        const Tensor factors = random_tensor(4, x.sizes());
+        at::add((norm.to(at::kFloat) * factors).sum(), (input.sin() * factors).sum()).backward();
+        return std::array{norm.detach(), x.grad(), weight.grad(), bias.grad()};
+      };
+      const auto expected = gradients(false), actual = gradients(true);
+      EXPECT_TRUE(close_to(actual[1], expected[1], 1e-6)) << "one rounding less, in " << dim << " dimensions";
+      for (const size_t i : {0, 2, 3}) EXPECT_TRUE(bitwise_equal(actual[i], expected[i])) << i << " " << dim;
+    }
+  }
+}
+
+TEST(LayerNormFunction, EitherPathMayBeTheOnlyOne) {
+  const auto gradient = [&](bool of_norm) {
+    const Tensor x = random_tensor(1, {5, 32}).requires_grad_();
+    const auto [norm, input] = layer_norm_beside(x, at::ones({32}), at::zeros({32}), 1e-5, at::kBFloat16);
+    (of_norm ? norm.to(at::kFloat).square().sum() / 2 * 3 : (3 * input).sum()).backward();
+    return x.grad();
+  };
+  EXPECT_TRUE(bitwise_equal(gradient(false), at::full({5, 32}, 3.0F)));
+  const Tensor x = random_tensor(1, {5, 32}).requires_grad_();
+  (layer_norm(x, at::ones({32}), at::zeros({32}), 1e-5, at::kBFloat16).to(at::kFloat).square().sum() / 2 * 3)
+      .backward();
+  EXPECT_TRUE(bitwise_equal(gradient(true), x.grad()));
 }
 
 TEST(LayerNormFunction, DoesNotDependOnThreads) {

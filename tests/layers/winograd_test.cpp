@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dalle/layers/tile_product.h"
 #include "support/random_tensor.h"
 #include "support/tensor_matchers.h"
 
@@ -27,13 +28,19 @@ constexpr Case kCases[] = {{"one tile", 1, 64, 64, 2, 2},
                            {"uneven blocks", 3, 224, 32, 10, 14},
                            {"several stretches", 2, 32, 288, 64, 96}};
 
-class Winograd : public ::testing::Test {
+// With both kinds of tiles.
+class Winograd : public ::testing::TestWithParam<detail::Tiles> {
  protected:
   void SetUp() override {
     if (!has_bf16_products()) GTEST_SKIP() << "no AVX-512 bf16 here";
   }
   void TearDown() override { at::set_num_threads(1); }
+
+ private:
+  detail::OtherTiles tiles_{GetParam()};
 };
+INSTANTIATE_TEST_SUITE_P(Tiles, Winograd, ::testing::Values(detail::Tiles::kOneDnn, detail::Tiles::kOwn),
+                         [](const auto& kind) { return kind.param == detail::Tiles::kOwn ? "Own" : "OneDnn"; });
 
 struct Problem {
   Tensor x, w, b, grad;
@@ -84,7 +91,7 @@ bool equals_rounded(const Tensor& actual, const Tensor& expected) {
   return at::equal(actual, expected.to(actual.scalar_type()));
 }
 
-TEST_F(Winograd, IsExactWhereNothingRounds) {
+TEST_P(Winograd, IsExactWhereNothingRounds) {
   for (const auto& c : kCases) {
     const Problem problem = make_whole(c);
     const Results expected = exact(problem), actual = by_winograd(problem);
@@ -103,7 +110,7 @@ Results of_rounded_operands(const Problem& problem) {
   return {results.y.to(at::kBFloat16), results.x.to(at::kBFloat16), results.w, results.b};
 }
 
-TEST_F(Winograd, RoundsLittleMoreThanBf16OperandsDo) {
+TEST_P(Winograd, RoundsLittleMoreThanBf16OperandsDo) {
   for (const auto& c : kCases) {
     const Problem problem = make_problem(c);
     const Results expected = exact(problem), direct = of_rounded_operands(problem), actual = by_winograd(problem);
@@ -115,7 +122,7 @@ TEST_F(Winograd, RoundsLittleMoreThanBf16OperandsDo) {
   }
 }
 
-TEST_F(Winograd, ReluScaleAndMaskArePartOfIt) {
+TEST_P(Winograd, ReluScaleAndMaskArePartOfIt) {
   const Problem problem = make_whole(kCases[2]);
   const Tensor y = winograd_convolve(problem.x, problem.w, problem.b, /*relu=*/false);
   EXPECT_TRUE(bitwise_equal(winograd_convolve(problem.x, problem.w, problem.b, /*relu=*/true), at::relu(y)));
@@ -125,7 +132,7 @@ TEST_F(Winograd, ReluScaleAndMaskArePartOfIt) {
   EXPECT_TRUE(bitwise_equal(masked, at::where(mask == 0, at::zeros_like(plain), plain)));
 }
 
-TEST_F(Winograd, NotANumberIsNotLost) {
+TEST_P(Winograd, NotANumberIsNotLost) {
   Problem problem = make_problem(kCases[1]);
   problem.x[0][5][2][3] = std::numeric_limits<float>::quiet_NaN();
   const Tensor y = winograd_convolve(problem.x, problem.w, problem.b, /*relu=*/true);
@@ -133,7 +140,7 @@ TEST_F(Winograd, NotANumberIsNotLost) {
   EXPECT_FALSE(at::isnan(y[1]).any().item<bool>());
 }
 
-TEST_F(Winograd, ThreadsDoNotMatter) {
+TEST_P(Winograd, ThreadsDoNotMatter) {
   for (const auto& c : kCases) {
     const Problem problem = make_problem(c);
     at::set_num_threads(1);
@@ -147,14 +154,14 @@ TEST_F(Winograd, ThreadsDoNotMatter) {
   }
 }
 
-TEST_F(Winograd, TakesOtherMemoryLayouts) {
+TEST_P(Winograd, TakesOtherMemoryLayouts) {
   const Problem problem = make_problem(kCases[1]);
   const Problem other{problem.x.contiguous(), problem.w.contiguous(), problem.b, problem.grad.contiguous()};
   const Results a = by_winograd(problem), b = by_winograd(other);
   EXPECT_TRUE(bitwise_equal(a.y, b.y) && bitwise_equal(a.x, b.x) && bitwise_equal(a.w, b.w));
 }
 
-TEST_F(Winograd, TakesWhatFitsAndRefusesTheRest) {
+TEST_P(Winograd, TakesWhatFitsAndRefusesTheRest) {
   const Problem problem = make_problem(kCases[1]);
   EXPECT_TRUE(fits_winograd(problem.x, problem.w));
   EXPECT_FALSE(fits_winograd(problem.x.to(at::kFloat), problem.w));

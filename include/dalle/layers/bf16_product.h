@@ -1,5 +1,5 @@
 // Products of bf16 matrices with f32 accumulation on the CPU, and the gradient of a convolution's kernel as such
-// products. Blocked around oneDNN's small-tile kernels (ATen's brgemm: AVX-512 with bf16 dot products, or AMX), which run
+// products. Blocked around small tiles (tile_product.h: oneDNN's on AMX, own ones on AVX-512's bf16 dot products), which run
 // at the processor's limit where BLAS calls on transposed operands reach half of it (docs/performance.md).
 // Results do not depend on the number of threads.
 #pragma once
@@ -18,18 +18,19 @@ bool has_bf16_products();
 /// summed length a multiple of 32 and the result's columns of 16.
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
 
-/// a b^T (+ bias): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32. What a linear layer does.
+/// a b^T (+ bias) (+ addend): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32, addend [M, N] f32 for f32
+/// results. What a linear layer does.
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
-                  const std::optional<Tensor>& bias_N = {});
+                  const std::optional<Tensor>& bias_N = {}, const Tensor& addend_MN = {});
 
 /// a b^T (+ bias) for f32 matrices with contiguous rows, to about 2^-16 of the result's size: each number is the sum of
 /// two of bf16, and three of the four products of these are computed. K a multiple of 32, N of 16.
 Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optional<Tensor>& bias_N = {});
 
-/// a b (+ bias): [M, K] x [K, N] -> [M, N]. What its input's gradient is, or the layer itself with a weight that lies
+/// a b (+ bias) (+ addend): [M, K] x [K, N] -> [M, N]. What its input's gradient is, or the layer itself with a weight that lies
 /// transposed in memory.
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type,
-                  const std::optional<Tensor>& bias_N = {});
+                  const std::optional<Tensor>& bias_N = {}, const Tensor& addend_MN = {});
 
 /// A right-hand side in the order of the kernels, for several products with it. Takes as much memory as the matrix.
 struct PackedMatrix {

@@ -7,8 +7,11 @@
 
 namespace dalle::layers {
 
-/// About so many logits exist at once.
-inline constexpr int64_t kLogitsAtOnce = 4 << 20;
+/// Rows of logits, in f32, that exist at once: about four million numbers.
+int64_t rows_of_logits_at_once(int64_t vocab);
+/// Rows whose logits' gradients, in the compute type, exist at once: about 16 MiB. As many as fit, since each such stretch adds
+/// a gradient of the whole weight.
+int64_t rows_of_gradients_at_once(int64_t vocab, at::ScalarType compute_dtype);
 
 /// scale * sum over rows with target >= 0 of -log softmax(h W^T + b)[target], a scalar in f32 (f64 for f64). hidden [N, D] in
 /// f32 or f64; W [V, D] and b [V] (may be undefined) f32 masters; targets [N] int64 below V. `compute_dtype` is that of the

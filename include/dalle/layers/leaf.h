@@ -6,6 +6,7 @@
 
 #include "dalle/layers/activation.h"
 #include "dalle/layers/convolution.h"
+#include "dalle/layers/layer_norm_function.h"
 #include "dalle/layers/module.h"
 
 namespace dalle::layers {
@@ -22,7 +23,8 @@ struct Linear : Module {
   Linear(Module& parent, std::string name, const LinearOptions& options);
   Tensor forward(const Tensor& x) const;
   /// linear() of linear_function.h.
-  Tensor forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input = {}) const;
+  Tensor forward(const Tensor& x, at::ScalarType out_type, std::optional<Activation> of_input = {},
+                 const Tensor& addend = {}) const;
   Parameter& weight;
   Parameter* bias = nullptr;
 };
@@ -40,6 +42,8 @@ struct LayerNorm : Module {
   LayerNorm(Module& parent, std::string name, int64_t dim, double eps = 1e-5);
   Tensor forward(const Tensor& x) const;
   Tensor forward(const Tensor& x, at::ScalarType out_type) const;
+  /// layer_norm_beside() of layer_norm_function.h.
+  NormAndInput forward_beside(const Tensor& x, at::ScalarType out_type) const;
   Parameter& weight;
   Parameter& bias;
   int64_t dim;

@@ -43,8 +43,9 @@ Tensor mask_to_bias(const Tensor& visible_LL, at::ScalarType dtype);
 
 struct Attention : Module {
   Attention(Module& parent, std::string name, const TransformerOptions& options);
-  /// x in the compute type; the result in f32 (f64 for f64), not rounded again before it joins the residual stream.
-  Tensor forward(const Tensor& x_BLD, const AttendFunction& attend) const;
+  /// x in the compute type; the result in f32 (f64 for f64), not rounded again before it joins the residual stream, which is
+  /// the addend, or is added later.
+  Tensor forward(const Tensor& x_BLD, const AttendFunction& attend, const Tensor& addend_BLD = {}) const;
   Parameter& in_proj_weight;  // [3D, D]: q, k, v
   Parameter& in_proj_bias;
   Linear out_proj;
@@ -55,7 +56,7 @@ struct Attention : Module {
 
 struct Mlp : Module {
   Mlp(Module& parent, std::string name, const TransformerOptions& options);
-  Tensor forward(const Tensor& x) const;  // types as Attention's
+  Tensor forward(const Tensor& x, const Tensor& addend = {}) const;  // types as Attention's
   Linear c_fc;
   Linear c_proj;
   Activation activation;
