@@ -125,15 +125,15 @@ struct Product {
     detail::TileSums finished{.stride = columns, .is_bf16 = out_type == at::kBFloat16};
     finished.at =
         finished.is_bf16 ? static_cast<void*>(static_cast<uint16_t*>(out) + at) : static_cast<float*>(out) + at;
-    detail::TileStart start;
-    if (addend != nullptr) start = {.data = addend + at, .stride = columns};
-    if (bias != nullptr) start.bias = bias + column;
+    detail::TileAddend added;
+    if (addend != nullptr) added = {.data = addend + at, .stride = columns};
+    if (bias != nullptr) added.bias = bias + column;
     for (int64_t k = 0; k < depth; k += kOwnDepth) {
       const bool is_last = k + kOwnDepth >= depth;
       const detail::TileSums sums = is_last ? finished : detail::TileSums{.at = sum, .stride = width};
       detail::own_tile_product(height, width, std::min(kOwnDepth, depth - k), {a + row * a_stride + k, a_stride},
-                               packed + k * width, start, sums);
-      start = {.data = sum, .stride = width};
+                               packed + k * width, added, sums);
+      added = {.data = sum, .stride = width};
     }
   }
 
@@ -193,6 +193,8 @@ void run_into(Product product, const Tensor& a, const Tensor& out, const std::op
 
 Tensor run(const Product& product, const Tensor& a, at::ScalarType out_type, const std::optional<Tensor>& bias,
            const Tensor& addend = {}) {
+  TORCH_CHECK_VALUE(out_type == at::kFloat || out_type == at::kBFloat16, "[bf16 product] results are f32 or bf16, not ",
+                    c10::toString(out_type));
   const Tensor out = at::empty({a.size(0), product.columns}, a.options().dtype(out_type));
   TORCH_CHECK_VALUE(!addend.defined() || (out_type == at::kFloat && addend.scalar_type() == at::kFloat &&
                                           addend.is_contiguous() && addend.sizes() == out.sizes()),

@@ -1,6 +1,7 @@
 // The kernel's gradient of a convolution, dw[o, ky, kx, i] = sum over positions p of grad[p, o] x[p + (ky, kx), i], as
-// products over stretches of positions. A stretch is some rows of one picture. For each of them the gradient is transposed
-// once and the input is packed once for each kx, with the rows above and below it, so that a step of ky is an offset.
+// products over stretches of positions. A stretch is some rows of one picture. For each of them the gradient is packed once
+// (transposed for oneDNN's tiles) and the input once for each kx, with the rows above and below it, so that a step of ky is
+// an offset.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -174,7 +175,7 @@ class KernelGradient {
     constexpr int64_t kGroup = detail::kPackColumns;
     for (int64_t group = 0; group < rows; group += kGroup, sum += kGroup * stride) {
       detail::own_tile_product(kGroup, tile_width_, depth(), {grad + group * depth(), /*row=*/2, /*pair=*/2 * kGroup},
-                               x, adds ? detail::TileStart{sum, stride} : detail::TileStart{}, {sum, stride});
+                               x, adds ? detail::TileAddend{sum, stride} : detail::TileAddend{}, {sum, stride});
     }
   }
 

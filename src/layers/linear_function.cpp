@@ -88,7 +88,8 @@ Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at
               std::optional<Activation> of_input, const Tensor& addend) {
   auto sizes = x.sizes().vec();
   sizes.back() = weight_OI.size(0);
-  TORCH_CHECK_VALUE(!addend.defined() || (addend.sizes() == sizes && addend.scalar_type() == out_type),
+  const bool is_wide = out_type == at::kFloat || out_type == at::kDouble;
+  TORCH_CHECK_VALUE(!addend.defined() || (addend.sizes() == sizes && addend.scalar_type() == out_type && is_wide),
                     "[linear] expected an addend of the result's size ", at::IntArrayRef(sizes), " and type ",
                     c10::toString(out_type), ", got ", addend.sizes(), " of ", addend.toString());
   const auto bias = bias_O.defined() ? std::optional<Tensor>(bias_O) : std::nullopt;

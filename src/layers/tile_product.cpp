@@ -40,41 +40,35 @@ struct Operands {
   int64_t pairs;
   const TileRows& a;
   const uint16_t* b;
-  const TileStart& start;
+  const TileAddend& addend;
   const TileSums& sums;
 };
 
 // M rows by V registers of columns, and the next M rows, `count` times; from row `row` on.
 template <int M, int V, bool kIsBf16>
 DALLE_AVX512_BF16 void run_tiles(int64_t row, int64_t count, const Operands& operands) {
-  const auto& [pairs, a, b, begin, sums] = operands;
+  const auto& [pairs, a, b, addend, sums] = operands;
   for (; count > 0; --count, row += M) {
     __m512 sum[M][V];
     for (int m = 0; m < M; ++m) {
       for (int v = 0; v < V; ++v) sum[m][v] = _mm512_setzero_ps();
     }
-    if (begin.data != nullptr) {
-      const float* start = begin.data + row * begin.stride;
-      // Far away, as a rule: the next rows' are asked for.
+    const float* added = addend.data == nullptr ? nullptr : addend.data + row * addend.stride;
+    if (added != nullptr) {  // needed at the end
       for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) __builtin_prefetch(start + (M + m) * begin.stride + v * 16, /*rw=*/1);
-      }
-      DALLE_UNROLLED
-      for (int m = 0; m < M; ++m) {
-        DALLE_UNROLLED
-        for (int v = 0; v < V; ++v) sum[m][v] = _mm512_loadu_ps(start + m * begin.stride + v * 16);
+        for (int v = 0; v < V; ++v) __builtin_prefetch(added + m * addend.stride + v * 16);
       }
     }
-    if (begin.bias != nullptr) {
+    if (addend.bias != nullptr) {
       DALLE_UNROLLED
       for (int v = 0; v < V; ++v) {
-        const __m512 bias = _mm512_loadu_ps(begin.bias + v * 16);
+        const __m512 bias = _mm512_loadu_ps(addend.bias + v * 16);
         DALLE_UNROLLED
         for (int m = 0; m < M; ++m) sum[m][v] = _mm512_add_ps(sum[m][v], bias);
       }
     }
     // Of three rows each: addresses that fit the registers.
-    const uint16_t* rows[2] = {a.data + row * a.row, a.data + (row + 3) * a.row};
+    const uint16_t* rows[2] = {a.data + row * a.row, a.data + (row + (M > 3 ? 3 : 0)) * a.row};
     const uint16_t* packed = b;
     for (int64_t k = 0; k < pairs; ++k, packed += 32 * V, rows[0] += a.pair, rows[1] += a.pair) {
       __m512bh column[V];
@@ -82,6 +76,16 @@ DALLE_AVX512_BF16 void run_tiles(int64_t row, int64_t count, const Operands& ope
       for (int m = 0; m < M; ++m) {
         const __m512bh pair = pair_everywhere(rows[m / 3] + m % 3 * a.row);
         for (int v = 0; v < V; ++v) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], column[v], pair);
+      }
+    }
+    // Last, so that a large number costs the sum one rounding and not one for each step.
+    if (added != nullptr) {
+      DALLE_UNROLLED
+      for (int m = 0; m < M; ++m) {
+        DALLE_UNROLLED
+        for (int v = 0; v < V; ++v) {
+          sum[m][v] = _mm512_add_ps(sum[m][v], _mm512_loadu_ps(added + m * addend.stride + v * 16));
+        }
       }
     }
     DALLE_UNROLLED
@@ -111,12 +115,12 @@ Tiles tiles() {
   return other < 0 ? wanted : static_cast<Tiles>(other);
 }
 
-OtherTiles::OtherTiles(Tiles tiles) { chosen = static_cast<int>(tiles); }
-OtherTiles::~OtherTiles() { chosen = -1; }
+OtherTiles::OtherTiles(Tiles tiles) : before_(chosen.exchange(static_cast<int>(tiles))) {}
+OtherTiles::~OtherTiles() { chosen = before_; }
 
-void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b, const TileStart& start,
-                      const TileSums& sums) {
-  const Operands operands{depth / 2, a, b, start, sums};
+void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b,
+                      const TileAddend& addend, const TileSums& sums) {
+  const Operands operands{depth / 2, a, b, addend, sums};
   // What whole tiles leave over is shared with the last of them: the few sums of a single row would wait for each other.
   const int64_t whole = m % kTileRows == 0 ? m / kTileRows : std::max<int64_t>(0, m / kTileRows - 1);
   const int64_t rest = m - whole * kTileRows, half = rest > kTileRows ? rest / 2 : 0;
@@ -132,7 +136,7 @@ void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, co
 void tile_product(int64_t m, int64_t n, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, float* c,
                   int64_t ldc, bool adds) {
   if (tiles() == Tiles::kOwn) {
-    return own_tile_product(m, n, depth, {a, lda}, b, adds ? TileStart{c, ldc} : TileStart{}, {c, ldc});
+    return own_tile_product(m, n, depth, {a, lda}, b, adds ? TileAddend{c, ldc} : TileAddend{}, {c, ldc});
   }
   at::native::cpublas::brgemm(m, n, depth, lda, n, ldc, adds, reinterpret_cast<const at::BFloat16*>(a),
                               reinterpret_cast<const at::BFloat16*>(b), c);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 
 #include "dalle/layers/tile_product.h"
 #include "support/random_tensor.h"
@@ -110,6 +111,9 @@ TEST_P(Bf16Product, AnAddendIsPartOfTheSum) {
     add_product(sum, a, pack_nt(b), bias);
     EXPECT_LT(error(sum, exact + bias), 2e-6) << s.rows;
   }
+  // Each of the 2,048 steps is less than half of what the addend can show; their sum is 0.125.
+  const Tensor small = at::full({64, 2048}, std::ldexp(1.0, -7), at::kBFloat16), large = at::full({64, 64}, 4096.0F);
+  EXPECT_TRUE(bitwise_equal(product_nt(small, small, at::kFloat, {}, large), large + 0.125));
   const Tensor a = bf16_tensor(1, {4, 32}), b = bf16_tensor(2, {16, 32}), addend = random_tensor(4, {4, 16});
   EXPECT_THROW(product_nt(a, b, at::kBFloat16, {}, addend), c10::ValueError);
   EXPECT_THROW(product_nt(a, b, at::kFloat, {}, addend.to(at::kBFloat16)), c10::ValueError);

@@ -70,7 +70,7 @@ void for_problems(const Check& check) {
   }
 }
 
-TEST_F(TileProduct, OwnTilesStartFromAnything) {
+TEST_F(TileProduct, OwnTilesAddAnything) {
   for_problems([](const Problem& p) {
     for (const bool has_start : {false, true}) {
       for (const bool has_bias : {false, true}) {

@@ -27,7 +27,7 @@ void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_
 void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride,
                float* sums);
 
-/// The same for what reads pairs itself: out in groups of kPackColumns columns, [columns / 16, rows / 2, 16, 2].
+/// pack_rows() in groups of kPackColumns columns, [columns / 16, rows / 2, 16, 2], and the sums of the columns.
 void pack_groups(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, float* sums);
 
 /// Rows of f32 numbers x (columns a multiple of 16) -> rows of 3 x columns bf16 numbers: bf16(x), where low_third is the

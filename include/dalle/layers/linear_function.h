@@ -12,8 +12,8 @@ namespace dalle::layers {
 /// x W^T + b with operands in x's type and the result in `out_type`, which for bf16 operands may be f32 without passing
 /// through bf16. x [..., I]; W [O, I] and b [O] (may be undefined) f32 masters (f64 for f64). Differentiable in x, W and b.
 /// bf16 on the CPU runs on layers/bf16_product.h where sizes fit (I and O multiples of 32; else ATen's product). W may lie transposed in memory.
-/// With `of_input`, act(x) W^T + b: what is kept for the gradient is x alone, and act(x) is made again. An addend [..., O] in
-/// `out_type`, the other path of a residual block, is added to the result; it is differentiable too.
+/// With `of_input`, act(x) W^T + b: what is kept for the gradient is x alone, and act(x) is made again. An addend
+/// [..., O], the other path of a residual block, is added to a result in f32 or f64, in whose type it is; differentiable too.
 Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
               std::optional<Activation> of_input = {}, const Tensor& addend = {});
 

@@ -1,7 +1,7 @@
-// Tiles of bf16 matrix products with f32 sums, the innermost loops of layers/bf16_product.h and layers/winograd.cpp: oneDNN's
-// kernels through ATen's brgemm where the processor has AMX; where it has AVX-512's dot products alone, own ones, which
-// keep a tile's sums in registers up to their last form and read a left-hand side that lies in pairs. Only where
-// has_bf16_products().
+// Tiles of bf16 matrix products with f32 sums, the innermost loops of bf16_product.cpp, conv_kernel_gradient.cpp and
+// winograd.cpp: oneDNN's kernels through ATen's brgemm where the processor has AMX; where it has AVX-512's dot products
+// alone, own ones, which keep a tile's sums in registers up to their last form and read a left-hand side that lies in
+// pairs. Only where has_bf16_products().
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,16 @@ class OtherTiles {
   ~OtherTiles();
   OtherTiles(const OtherTiles&) = delete;
   OtherTiles& operator=(const OtherTiles&) = delete;
+
+ private:
+  int before_;
 };
 
 /// Columns of a right-hand side that lie together, at most.
 inline constexpr int64_t kTileColumns = 64;
 
-/// c [m, n] = a b, or c += a b. a [m, depth] row by row, `lda` numbers apart; b in pairs [depth / 2, n, 2] (bf16_pack.h); c with
-/// `ldc` numbers from row to row. depth even, n a multiple of 16 up to kTileColumns.
+/// c [m, n] = a b, or c += a b. a [m, depth] row by row, `lda` numbers apart; b in pairs [depth / 2, n, 2] (bf16_pack.h);
+/// c with `ldc` numbers from row to row. depth even, n a multiple of 16 up to kTileColumns.
 void tile_product(int64_t m, int64_t n, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, float* c,
                   int64_t ldc, bool adds);
 /// After the last of them in a thread, where AMX's tiles are to be given back.
@@ -38,22 +41,22 @@ struct TileRows {
   int64_t pair = 2;  // row by row
 };
 
-/// What the own kernels' sums start from: numbers `stride` apart from row to row, and a number for each column. Null: zeros.
-struct TileStart {
+/// What is added to the own kernels' sums: numbers `stride` apart from row to row, and one for each column. Null: none.
+struct TileAddend {
   const float* data = nullptr;
   int64_t stride = 0;
   const float* bias = nullptr;
 };
 
-/// Where they go, in f32 or rounded to bf16: numbers from row to row.
+/// Where the sums go, in f32 or rounded to bf16: numbers from row to row.
 struct TileSums {
   void* at = nullptr;
   int64_t stride = 0;
   bool is_bf16 = false;
 };
 
-/// sums = start + a b by the own kernels, whatever tiles() are. f32 sums may start from themselves.
-void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b, const TileStart& start,
-                      const TileSums& sums);
+/// sums = a b + addend by the own kernels, whatever tiles() are. f32 sums may be added to themselves.
+void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b,
+                      const TileAddend& addend, const TileSums& sums);
 
 }  // namespace dalle::layers::detail
