@@ -21,15 +21,16 @@ using torch::autograd::variable_list;
 constexpr int64_t kLanes = 16;  // sums of a fixed order that vectorise
 
 DALLE_VECTORISED float maximum_of(const float* row, int64_t size) {
-  float maximum[kLanes];
-  std::fill_n(maximum, kLanes, row[0]);
-  const int64_t whole = size / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
+  constexpr int64_t kChains = 4 * kLanes;  // registers of maxima that do not wait for each other
+  float maximum[kChains];
+  std::fill_n(maximum, kChains, row[0]);
+  const int64_t whole = size / kChains * kChains;
+  for (int64_t i = 0; i < whole; i += kChains) {
+    for (int64_t lane = 0; lane < kChains; ++lane) {
       maximum[lane] = row[i + lane] > maximum[lane] ? row[i + lane] : maximum[lane];
     }
   }
-  return std::max(*std::max_element(maximum, maximum + kLanes),
+  return std::max(*std::max_element(maximum, maximum + kChains),
                   whole == size ? row[0] : *std::max_element(row + whole, row + size));
 }
 
@@ -159,7 +160,7 @@ class Head {
   Tensor losses_of(int64_t first, int64_t count, const Tensor& targets_N, double scale, bool wants_gradient) {
     Tensor losses = at::empty({count}, hidden_.options().dtype(sum_type_)), grad;
     if (wants_gradient) grad = at::empty({count, weight_.size(0)}, hidden_.options());
-    const int64_t step = rows_of_logits_at_once(weight_.size(0));
+    const int64_t step = rows_of_logits_at_once(weight_.size(0), hidden_.device().type());
     for (int64_t row = 0; row < count; row += step) {
       const int64_t end = std::min(count, row + step);
       const Tensor targets = targets_N.slice(0, first + row, first + end);
@@ -237,7 +238,9 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
 
 }  // namespace
 
-int64_t rows_of_logits_at_once(int64_t vocab) { return rows_within(int64_t{4} << 20, vocab); }
+int64_t rows_of_logits_at_once(int64_t vocab, at::DeviceType device) {
+  return rows_within((device == at::kCPU ? int64_t{1} : int64_t{4}) << 20, vocab);
+}
 
 int64_t rows_of_gradients_at_once(int64_t vocab, at::ScalarType compute_dtype) {
   return rows_within((int64_t{16} << 20) / static_cast<int64_t>(c10::elementSize(compute_dtype)), vocab);
