@@ -124,13 +124,13 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
                    2 * hidden + std::max(hidden, 4 * ratio * d * d);
 
   // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time
-  // and their gradient; its weights cast, and in the products' order twice; their gradient, and that of some rows.
+  // and their gradient (on a CPU; elsewhere 12 MiB more); its weights cast, and in the products' order twice; their
+  // gradient, and that of some rows.
   const auto head = [&](int64_t rows, int64_t vocab) {
     const int64_t chunk = layers::rows_of_gradients_at_once(vocab, compute.head_dtype);
     const double weights = number(vocab) * d, copies = (micro_batch > 1 ? 4 : 0) + (casts_head ? head_bytes : 0);
-    const double logits =
-        number(vocab) * (4 * number(std::min(layers::rows_of_logits_at_once(vocab, at::kCUDA), rows)) +
-                         head_bytes * number(std::min(chunk, rows)));
+    const double logits = number(vocab) * (4 * number(std::min(layers::rows_of_logits_at_once(vocab, at::kCPU), rows)) +
+                                           head_bytes * number(std::min(chunk, rows)));
     return number(rows) * d * (copies + head_bytes) + logits +
            weights * (4 + (casts_head     ? 3 * head_bytes
                            : rows > chunk ? 4
