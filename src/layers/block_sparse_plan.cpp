@@ -99,7 +99,6 @@ BlockSparsePlan make_block_sparse_plan(const Tensor& visible_LL, std::vector<int
   const Tensor index = at::tensor(order, at::kLong);
   const Tensor ordered = visible_LL.cpu().index_select(0, index).index_select(1, index).contiguous();
   BlockSparsePlan plan{.length = length, .order = std::move(order)};
-  plan.is_in_order = std::is_sorted(plan.order.begin(), plan.order.end());
   Planner(ordered, plan).run();
   return plan;
 }

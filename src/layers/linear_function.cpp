@@ -38,12 +38,11 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       return bias ? std::optional<Tensor>(bias->to(type)) : std::nullopt;
     };
     const int64_t in = w.size(1), out = w.size(0);
-    if (fits_bf16_product(x, w, in, out))
-      return product_nt(x, w, out_type, bias_in(at::kFloat), addend.value_or(Tensor()));
-    if (fits_bf16_product(x, w.t(), in, out))
-      return product_nn(x, w.t(), out_type, bias_in(at::kFloat), addend.value_or(Tensor()));
+    const Tensor last = addend.value_or(Tensor());
+    if (fits_bf16_product(x, w, in, out)) return product_nt(x, w, out_type, bias_in(at::kFloat), last);
+    if (fits_bf16_product(x, w.t(), in, out)) return product_nn(x, w.t(), out_type, bias_in(at::kFloat), last);
     const Tensor product = at::linear(x, w, bias_in(x.scalar_type())).to(out_type);
-    return addend ? *addend + product : product;
+    return last.defined() ? last + product : product;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {

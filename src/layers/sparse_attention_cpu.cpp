@@ -73,6 +73,7 @@ class Head {
         weights_(scratch<T>(kQueries * plan.max_width)),
         block_(scratch<float>(kQueries * size_)),
         factors_(scratch<float>(kQueries * plan.max_width)),
+        lies_in_place_(rows_ == plan.length && size_ == head_dim && std::ranges::is_sorted(plan.order)),
         key_positions_(static_cast<size_t>(rows_)) {
     std::copy(plan.order.begin(), plan.order.end(), key_positions_.begin());
   }
@@ -205,7 +206,7 @@ class Head {
   // Where they lie, if that is in the plan's order and size already; else gathered to `to`.
   Rows<T> rows_of(const HeadView& view, T* to) const {
     constexpr auto kType = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
-    if (plan_.is_in_order && rows_ == plan_.length && size_ == head_dim_ && view.tensor.scalar_type() == kType) {
+    if (lies_in_place_ && view.tensor.scalar_type() == kType) {
       return {data_of<T>(view.tensor) + view.offset, view.stride};
     }
     gather(view, to);
@@ -261,6 +262,7 @@ class Head {
   Scratch<float> scores_;
   Scratch<T> weights_;
   Scratch<float> block_, factors_;
+  bool lies_in_place_;                   // a tensor's rows are those of the plan
   std::vector<uint32_t> key_positions_;  // in the plan's order, then zeros
   std::optional<Gradients> gradients_;
 };

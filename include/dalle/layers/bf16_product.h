@@ -18,8 +18,8 @@ bool has_bf16_products();
 /// summed length a multiple of 32 and the result's columns of 16.
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
 
-/// a b^T (+ bias) (+ addend): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32, addend [M, N] f32 for f32
-/// results. What a linear layer does.
+/// a b^T (+ bias) (+ addend): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32, addend [M, N] f32
+/// for f32 results. What a linear layer does.
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type,
                   const std::optional<Tensor>& bias_N = {}, const Tensor& addend_MN = {});
 

@@ -27,7 +27,6 @@ struct BlockSparsePlan {
   int64_t length = 0;
   int64_t max_width = 0;
   std::vector<int64_t> order;  // order[i]: the position that comes i-th
-  bool is_in_order = false;    // order[i] is i
   std::vector<Block> blocks;
   std::vector<float> biases;  // equal tiles once
 

@@ -7,10 +7,10 @@
 
 namespace dalle::layers {
 
-/// Rows of logits, in f32, that exist at once: about a million numbers, which the last cache of a CPU holds, or four elsewhere.
+/// Rows of logits, in f32, that exist at once: about a million numbers, which a CPU's last cache holds, or four elsewhere.
 int64_t rows_of_logits_at_once(int64_t vocab, at::DeviceType device);
-/// Rows whose logits' gradients, in the compute type, exist at once: about 16 MiB. As many as fit, since each such stretch adds
-/// a gradient of the whole weight.
+/// Rows whose logits' gradients, in the compute type, exist at once: about 16 MiB. As many as fit, since each such
+/// stretch adds a gradient of the whole weight.
 int64_t rows_of_gradients_at_once(int64_t vocab, at::ScalarType compute_dtype);
 
 /// scale * sum over rows with target >= 0 of -log softmax(h W^T + b)[target], a scalar in f32 (f64 for f64). hidden [N, D] in

@@ -10,7 +10,7 @@ namespace dalle::layers {
 /// each way; else ATen's, and a change of type. Results do not depend on the number of threads.
 Tensor layer_norm(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D, double eps, at::ScalarType out_type);
 
-/// The norm, and its input for the other path of a residual block: the gradients of the two meet in the pass over the norm's.
+/// The norm, and its input for the other path of a residual block: their gradients meet in the pass over the norm's.
 struct NormAndInput {
   Tensor norm, input;
 };

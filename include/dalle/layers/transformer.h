@@ -43,8 +43,8 @@ Tensor mask_to_bias(const Tensor& visible_LL, at::ScalarType dtype);
 
 struct Attention : Module {
   Attention(Module& parent, std::string name, const TransformerOptions& options);
-  /// x in the compute type; the result in f32 (f64 for f64), not rounded again before it joins the residual stream, which is
-  /// the addend, or is added later.
+  /// x in the compute type; the result in f32 (f64 for f64), not rounded again before it joins the residual stream, which
+  /// is the addend, or is added later.
   Tensor forward(const Tensor& x_BLD, const AttendFunction& attend, const Tensor& addend_BLD = {}) const;
   Parameter& in_proj_weight;  // [3D, D]: q, k, v
   Parameter& in_proj_bias;
