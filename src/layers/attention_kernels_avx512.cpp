@@ -62,13 +62,15 @@ DALLE_AVX512_BF16_PART void store_turned(__m512i halves, uint16_t* out) {
 
 template <bool kDrops>
 DALLE_AVX512_BF16 void softmax_gradients(const SoftmaxGradientRows& rows, int64_t width, float scale) {
-  const __m512 factor = _mm512_set1_ps(scale);
-  const __m512 normalizers[2] = {_mm512_set1_ps(rows.log_normalizers[0]), _mm512_set1_ps(rows.log_normalizers[1])};
+  const __m512 factor = _mm512_set1_ps(scale), exponent_factor = _mm512_set1_ps(scale * kLog2E);
+  const __m512 normalizers[2] = {_mm512_set1_ps(rows.log_normalizers[0] * kLog2E),
+                                 _mm512_set1_ps(rows.log_normalizers[1] * kLog2E)};
   const __m512 deltas[2] = {_mm512_set1_ps(rows.deltas[0]), _mm512_set1_ps(rows.deltas[1])};
   for (int64_t c = 0; c < width; c += 16) {
     __m512 weights[2], grads[2];
     for (int i = 0; i < 2; ++i) {
-      weights[i] = avx512_exp(_mm512_fmsub_ps(_mm512_loadu_ps(rows.scores[i] + c), factor, normalizers[i]));
+      const __m512 score = _mm512_loadu_ps(rows.scores[i] + c);
+      weights[i] = avx512_exp2(_mm512_fmsub_ps(score, exponent_factor, normalizers[i]));
       __m512 grad = _mm512_loadu_ps(rows.grad_weights[i] + c);
       if (kDrops) grad = _mm512_mul_ps(grad, _mm512_loadu_ps(rows.factors[i] + c));
       grads[i] = _mm512_mul_ps(_mm512_mul_ps(factor, weights[i]), _mm512_sub_ps(grad, deltas[i]));
@@ -99,10 +101,10 @@ DALLE_AVX512_BF16 ExponentialRow exponentials_bf16(const float* row, int64_t wid
   __m512 maximum = _mm512_loadu_ps(row);
   for (int64_t c = 16; c < width; c += 16) maximum = _mm512_max_ps(_mm512_loadu_ps(row + c), maximum);
   const float shift = _mm512_reduce_max_ps(maximum) * scale;
-  const __m512 factor = _mm512_set1_ps(scale), offset = _mm512_set1_ps(shift);
+  const __m512 factor = _mm512_set1_ps(scale * kLog2E), offset = _mm512_set1_ps(shift * kLog2E);
   __m512 sum = _mm512_setzero_ps();
   for (int64_t c = 0; c < width; c += 16) {
-    const __m512 e = avx512_exp(_mm512_fmsub_ps(_mm512_loadu_ps(row + c), factor, offset));
+    const __m512 e = avx512_exp2(_mm512_fmsub_ps(_mm512_loadu_ps(row + c), factor, offset));
     sum = _mm512_add_ps(sum, e);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(e)));
   }

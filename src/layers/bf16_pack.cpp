@@ -5,10 +5,23 @@
 namespace dalle::layers::detail {
 namespace {
 
-DALLE_AVX512_BF16_PART __m512i pairs(const uint16_t* even, const uint16_t* odd) {
-  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
-  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd));
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+// 16 bf16 numbers, or f32 numbers rounded to such.
+DALLE_AVX512_BF16_PART __m256i half(const uint16_t* at) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+}
+DALLE_AVX512_BF16_PART __m256i half(const float* at) {
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(at)));
+}
+
+// 32 of them.
+DALLE_AVX512_BF16_PART __m512i whole(const uint16_t* at) { return _mm512_loadu_si512(at); }
+DALLE_AVX512_BF16_PART __m512i whole(const float* at) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(at + 16), _mm512_loadu_ps(at)));
+}
+
+template <class T>
+DALLE_AVX512_BF16_PART __m512i pairs(const T* even, const T* odd) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(half(even)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(half(odd)), 16));
 }
 
 DALLE_AVX512_BF16_PART void store(void* out, __m512i value) { _mm512_storeu_si512(out, value); }
@@ -40,15 +53,37 @@ DALLE_AVX512_BF16_PART void transpose_16x16(__m512i (&r)[16]) {
   }
 }
 
-}  // namespace
-
-DALLE_AVX512_BF16 void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
-                                 int64_t out_columns) {
+template <class T>
+DALLE_AVX512_BF16 void pack_any_rows(const T* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                                     int64_t out_columns) {
   for (int64_t r = 0; r < rows; r += 2) {
-    const uint16_t* even = in + r * in_stride;
+    const T* even = in + r * in_stride;
     uint16_t* to = out + r * out_columns;
     for (int64_t c = 0; c < columns; c += kPackColumns) store(to + 2 * c, pairs(even + c, even + in_stride + c));
   }
+}
+
+template <class T>
+DALLE_AVX512_BF16 void pack_any_transposed(const T* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                                           int64_t out_columns) {
+  for (int64_t c = 0; c < columns; c += kPackColumns) {
+    for (int64_t r = 0; r < rows; r += kPackDepth) {
+      __m512i block[16];
+      for (int i = 0; i < 16; ++i) block[i] = whole(in + (c + i) * in_stride + r);
+      transpose_16x16(block);
+      for (int i = 0; i < 16; ++i) store(out + (r / 2 + i) * 2 * out_columns + 2 * c, block[i]);
+    }
+  }
+}
+
+}  // namespace
+
+void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+               int64_t out_columns) {
+  pack_any_rows(in, in_stride, rows, columns, out, out_columns);
+}
+void pack_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_columns) {
+  pack_any_rows(in, in_stride, rows, columns, out, out_columns);
 }
 
 DALLE_AVX512_BF16 void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out) {
@@ -58,16 +93,13 @@ DALLE_AVX512_BF16 void pack_edge(const uint16_t* even, const uint16_t* odd, int6
   }
 }
 
-DALLE_AVX512_BF16 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns,
-                                       uint16_t* out, int64_t out_columns) {
-  for (int64_t c = 0; c < columns; c += kPackColumns) {
-    for (int64_t r = 0; r < rows; r += kPackDepth) {
-      __m512i block[16];
-      for (int i = 0; i < 16; ++i) block[i] = _mm512_loadu_si512(in + (c + i) * in_stride + r);
-      transpose_16x16(block);
-      for (int i = 0; i < 16; ++i) store(out + (r / 2 + i) * 2 * out_columns + 2 * c, block[i]);
-    }
-  }
+void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                     int64_t out_columns) {
+  pack_any_transposed(in, in_stride, rows, columns, out, out_columns);
+}
+void pack_transposed(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                     int64_t out_columns) {
+  pack_any_transposed(in, in_stride, rows, columns, out, out_columns);
 }
 
 DALLE_AVX512_BF16 void transpose(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
@@ -121,7 +153,7 @@ DALLE_AVX512_BF16 void pack_some_groups(const uint16_t* in, int64_t in_stride, i
 }  // namespace
 
 void pack_groups(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, float* sums) {
-  constexpr int64_t kTogether = 8;
+  constexpr int64_t kTogether = 4;
   for (int64_t c = 0; c < columns;) {
     const bool many = columns - c >= kTogether * kPackColumns;
     (many ? pack_some_groups<kTogether> : pack_some_groups<1>)(in + c, in_stride, rows, out + c * rows, sums + c);

@@ -21,7 +21,11 @@ using detail::Tiles;
 constexpr int64_t kTileRows = 64;  // of the result, by kTileColumns: 16 KiB in f32, at home in the first cache
 constexpr int64_t kDepth = 512;    // of one call of oneDNN's kernels
 constexpr int64_t kOwnDepth = 1024;
-constexpr int64_t kPanelTiles = 4;  // tiles of b that a tile of a meets before the next one
+// Tiles of b that a tile of a meets before the next one. AMX asks for more of what is in the cache; own tiles have a fetched
+// while they compute.
+int64_t panel_tiles() { return detail::tiles() == Tiles::kOwn ? 2 : 4; }
+
+constexpr int64_t kLine = detail::kAheadDepth;  // bf16 numbers in a line of the cache
 
 const uint16_t* bits(const Tensor& x) { return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>()); }
 
@@ -63,13 +67,12 @@ DALLE_VECTORISED void store_gelu(const float* sum, int64_t height, int64_t width
 
 // One product: who packs b, and where the result goes.
 struct Product {
-  static constexpr int64_t kPanel = kPanelTiles * kTileColumns;
-
   const uint16_t* a;
   int64_t a_stride;
-  const uint16_t* b;
+  const void* b;
   int64_t b_stride;
   bool b_is_transposed;  // [N, K] in memory
+  bool b_is_wide;        // f32, rounded as it is packed
   int64_t rows, columns, depth;
   const float* bias;
   const uint16_t* prepacked;  // of the whole of b, or null
@@ -77,14 +80,18 @@ struct Product {
   void* out;
   Epilogue epilogue = Epilogue::kNone;
   const float* addend = nullptr;  // of out's size, f32 as out then is; may be out itself
+  int64_t panel_width = panel_tiles() * kTileColumns;
 
   // Columns [column, column + width) of b as pairs [depth / 2, width, 2].
   void pack(int64_t column, int64_t width, uint16_t* to) const {
-    if (b_is_transposed) {
-      detail::pack_transposed(b + column * b_stride, b_stride, depth, width, to, width);
-    } else {
-      detail::pack_rows(b + column, b_stride, depth, width, to, width);
-    }
+    const auto pack_from = [&](const auto* from) {
+      if (b_is_transposed) {
+        detail::pack_transposed(from + column * b_stride, b_stride, depth, width, to, width);
+      } else {
+        detail::pack_rows(from + column, b_stride, depth, width, to, width);
+      }
+    };
+    b_is_wide ? pack_from(static_cast<const float*>(b)) : pack_from(static_cast<const uint16_t*>(b));
   }
 
   void pack_panel(int64_t column, int64_t width, uint16_t* to) const {
@@ -93,9 +100,39 @@ struct Product {
     }
   }
 
-  void tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum) const {
+  // What is read after a tile, where it is known and not read already: of a, of packed columns, and of b as it lies.
+  struct Next {
+    const uint16_t* a = nullptr;
+    const uint16_t* packed = nullptr;
+    detail::LinesAhead source;
+
+    // `k` further on in depth.
+    detail::LinesAhead source_at(int64_t k) const {
+      return {source.data == nullptr ? nullptr : source.data + k / detail::kAheadDepth * source.step, source.row,
+              source.step};
+    }
+  };
+
+  // The next panel's part that is fetched while tile `index` of this one is computed: all tiles of the first few rows of tiles
+  // bring a whole panel, each some numbers of all rows that lie 64 bytes long side by side.
+  detail::LinesAhead source_ahead(int64_t next_column, int64_t index) const {
+    const int64_t size = b_is_wide ? 2 : 1, width = std::min(panel_width, columns - next_column);
+    if (prepacked != nullptr || width <= 0) return {};
+    const uint16_t* from = static_cast<const uint16_t*>(b);
+    if (b_is_transposed) {
+      const int64_t tiles = (width + kTileColumns - 1) / kTileColumns, part = index / tiles;
+      if (part >= size) return {};
+      return {from + (next_column + index % tiles * kTileColumns) * b_stride * size + part * kLine, b_stride * size,
+              size * kLine};
+    }
+    if (index * kLine >= width * size) return {};
+    return {from + next_column * size + index * kLine, b_stride * size, detail::kAheadDepth * b_stride * size};
+  }
+
+  void tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum,
+            const Next& next) const {
     if (detail::tiles() == Tiles::kOwn && epilogue == Epilogue::kNone) {
-      return own_tile(row, height, column, width, packed, sum);
+      return own_tile(row, height, column, width, packed, sum, next);
     }
     for (int64_t k = 0; k < depth; k += kDepth) {
       detail::tile_product(height, width, std::min(kDepth, depth - k), a + row * a_stride + k, a_stride,
@@ -120,7 +157,8 @@ struct Product {
   }
 
   // A tile without epilogue; where one call does not do, what is not finished goes to `sum`.
-  void own_tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum) const {
+  void own_tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum,
+                const Next& next) const {
     const int64_t at = row * columns + column;
     detail::TileSums finished{.stride = columns, .is_bf16 = out_type == at::kBFloat16};
     finished.at =
@@ -131,8 +169,14 @@ struct Product {
     for (int64_t k = 0; k < depth; k += kOwnDepth) {
       const bool is_last = k + kOwnDepth >= depth;
       const detail::TileSums sums = is_last ? finished : detail::TileSums{.at = sum, .stride = width};
-      detail::own_tile_product(height, width, std::min(kOwnDepth, depth - k), {a + row * a_stride + k, a_stride},
-                               packed + k * width, added, sums);
+      const uint16_t* rows_here = a + row * a_stride + k;
+      const uint16_t* packed_here = packed + k * width;
+      detail::TileAhead ahead{.a = {is_last ? next.a : rows_here + kOwnDepth, a_stride, kLine}, .b = next.source_at(k)};
+      if (ahead.b.data == nullptr) {
+        ahead.b = {is_last ? next.packed : packed_here + kOwnDepth * width, kLine, width * kLine};
+      }
+      detail::own_tile_product(height, width, std::min(kOwnDepth, depth - k), {rows_here, a_stride}, packed_here, added,
+                               sums, ahead);
       added = {.data = sum, .stride = width};
     }
   }
@@ -147,17 +191,22 @@ struct Product {
       packed = own.get();
     }
     alignas(64) float sum[kTileRows * kTileColumns];
-    for (; row < row_end; row += kTileRows) {
-      for (int64_t c = 0; c < width; c += kTileColumns) {
+    for (int64_t index = 0; row < row_end; row += kTileRows) {
+      for (int64_t c = 0; c < width; c += kTileColumns, ++index) {
+        Next next{.source = source_ahead(column + width, index)};
+        if (c + kTileColumns >= width && row + kTileRows < row_end) next.a = a + (row + kTileRows) * a_stride;
+        if (prepacked != nullptr && column + c + kTileColumns < columns) {
+          next.packed = packed + (c + kTileColumns) * depth;
+        }
         tile(row, std::min(kTileRows, row_end - row), column + c, std::min(kTileColumns, width - c), packed + c * depth,
-             sum);
+             sum, next);
       }
     }
     detail::release_tiles();
   }
 
   void run() const {
-    const int64_t width = std::min(columns, kPanel), panels = (columns + width - 1) / width;
+    const int64_t width = std::min(columns, panel_width), panels = (columns + width - 1) / width;
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows, wanted = 4 * at::get_num_threads();
     const int64_t stretches = at::get_num_threads() == 1 ? 1 : std::min(tiles, (wanted + panels - 1) / panels);
     const int64_t stretch = (tiles + stretches - 1) / stretches * kTileRows;
@@ -170,11 +219,22 @@ struct Product {
   }
 };
 
+bool is_matrix(const Tensor& x) { return x.is_cpu() && x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1); }
+
+bool is_right_hand_side(const Tensor& x) {
+  return is_matrix(x) && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
+}
+
+bool fits(int64_t summed, int64_t columns) {
+  return summed > 0 && summed % detail::kPackDepth == 0 && columns > 0 && columns % detail::kPackColumns == 0;
+}
+
 // A product of which only b is known.
 Product right_hand_side(const Tensor& b, bool is_transposed) {
-  return {.b = bits(b),
+  return {.b = b.const_data_ptr(),
           .b_stride = b.stride(0),
           .b_is_transposed = is_transposed,
+          .b_is_wide = b.scalar_type() == at::kFloat,
           .columns = b.size(is_transposed ? 0 : 1),
           .depth = b.size(is_transposed ? 1 : 0)};
 }
@@ -215,22 +275,19 @@ Tensor multiply(const Tensor& a, const Tensor& b, bool b_is_transposed, at::Scal
 
 PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
   const Product product = right_hand_side(b, is_transposed);
-  TORCH_CHECK_VALUE(fits_bf16_product(b, b, product.depth, product.columns), "[bf16 product] a matrix ", b.sizes(),
-                    " is not of a type and size that it takes");
-  const Tensor data = at::empty({product.columns * product.depth}, b.options());
+  TORCH_CHECK_VALUE(has_bf16_products() && is_right_hand_side(b) && fits(product.depth, product.columns),
+                    "[bf16 product] a matrix ", b.sizes(), " is not of a type and size that it takes");
+  const Tensor data = at::empty({product.columns * product.depth}, b.options().dtype(at::kBFloat16));
   auto* out = static_cast<uint16_t*>(data.mutable_data_ptr());
-  const int64_t panels = (product.columns + Product::kPanel - 1) / Product::kPanel;
-  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t column = begin * Product::kPanel; column < std::min(product.columns, end * Product::kPanel);
-         column += Product::kPanel) {
-      product.pack_panel(column, std::min(Product::kPanel, product.columns - column), out + column * product.depth);
-    }
+  at::parallel_for(0, (product.columns + kTileColumns - 1) / kTileColumns, 4, [&](int64_t begin, int64_t end) {
+    const int64_t column = begin * kTileColumns, column_end = std::min(product.columns, end * kTileColumns);
+    product.pack_panel(column, column_end - column, out + column * product.depth);
   });
   return {product.depth, product.columns, data};
 }
 
 void check_left_side(const Tensor& a, const PackedMatrix& b) {
-  TORCH_CHECK_VALUE(fits_bf16_product(a, a, b.depth, b.columns) && a.size(1) == b.depth,
+  TORCH_CHECK_VALUE(has_bf16_products() && a.scalar_type() == at::kBFloat16 && is_matrix(a) && a.size(1) == b.depth,
                     "[bf16 product] expected a bf16 matrix [M, ", b.depth, "], got ", a.sizes());
 }
 
@@ -243,11 +300,8 @@ bool has_bf16_products() {
 }
 
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns) {
-  const auto fits = [](const Tensor& x) {
-    return x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1);
-  };
-  return has_bf16_products() && fits(a) && fits(b) && a.size(0) > 0 && summed > 0 && summed % detail::kPackDepth == 0 &&
-         columns > 0 && columns % detail::kPackColumns == 0;
+  return has_bf16_products() && a.scalar_type() == at::kBFloat16 && is_matrix(a) && a.size(0) > 0 &&
+         is_right_hand_side(b) && fits(summed, columns);
 }
 
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N,

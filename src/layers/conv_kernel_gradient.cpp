@@ -1,7 +1,8 @@
 // The kernel's gradient of a convolution, dw[o, ky, kx, i] = sum over positions p of grad[p, o] x[p + (ky, kx), i], as
 // products over stretches of positions. A stretch is some rows of one picture. For each of them the gradient is packed once
 // (transposed for oneDNN's tiles) and the input once for each kx, with the rows above and below it, so that a step of ky is
-// an offset.
+// an offset. The smaller of the two is packed as a whole, the larger one tile by tile just before its products, so that it
+// never leaves the second cache.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -53,15 +54,14 @@ class KernelGradient {
         own_tiles_(detail::tiles() == detail::Tiles::kOwn),
         gradient_(adds_ ? sum : at::empty({out_, kernel_, kernel_, in_}, x_BHWI.options().dtype(at::kFloat))),
         sums_(at::empty({stretches_, out_}, gradient_.options())),
-        packed_grad_(scratch<uint16_t>(chunk_ * out_ * depth())),
-        packed_x_(scratch<uint16_t>(chunk_ * columns_ * packed_depth())) {}
+        packed_(scratch<uint16_t>(chunk_ * (rows_are_outer() ? columns_ * packed_depth() : out_ * depth()))) {}
 
   /// [O, kernel, kernel, I].
   Tensor run() {
     for (int64_t first = 0; first < stretches_; first += chunk_) {
       const int64_t count = std::min(chunk_, stretches_ - first);
-      pack(first, count);
-      multiply(count, /*is_first=*/first == 0 && !adds_);
+      pack_inner(first, count);
+      multiply(first, count, /*adds=*/first > 0 || adds_);
     }
     return gradient_;
   }
@@ -88,39 +88,56 @@ class KernelGradient {
   int64_t margin() const { return (kernel_ - 1) / 2; }
   int64_t depth() const { return stretch_rows_ * width_; }
   int64_t packed_depth() const { return (stretch_rows_ + kernel_ - 1) * width_; }
-  uint16_t* packed_grad(int64_t slot) { return packed_grad_.get() + slot * out_ * depth(); }
-  // Tiles [packed_depth / 2, tile width, 2] one after the other.
-  uint16_t* packed_x(int64_t slot, int64_t column) {
-    return packed_x_.get() + (slot * columns_ + column) * packed_depth();
+  // The larger operand passes by once, the smaller one for each of its tiles.
+  bool rows_are_outer() const { return out_ > columns_; }
+  int64_t row_tiles() const { return (out_ + kTileRows - 1) / kTileRows; }
+  int64_t column_tiles() const { return columns_ / tile_width_; }
+  int64_t outer_tiles() const { return rows_are_outer() ? row_tiles() : column_tiles(); }
+  int64_t height_of(int64_t row_tile) const { return std::min(kTileRows, out_ - row_tile * kTileRows); }
+
+  const uint16_t* grad_of(int64_t stretch) const { return grad_ + stretch * depth() * out_; }
+  const uint16_t* x_of(int64_t stretch) const { return x_ + stretch * depth() * in_; }
+
+  // Rows of the result, transposed or in groups of pairs.
+  void pack_row_tile(int64_t stretch, int64_t tile, uint16_t* to, float* sums) const {
+    const uint16_t* grad = grad_of(stretch) + tile * kTileRows;
+    if (own_tiles_) return detail::pack_groups(grad, out_, depth(), height_of(tile), to, sums);
+    detail::transpose(grad, out_, depth(), height_of(tile), to, depth(), sums);
   }
 
-  void pack(int64_t first, int64_t count) {
-    const int64_t groups = columns_ / pack_width_;
-    at::parallel_for(0, count * (1 + groups), 4, [&](int64_t begin, int64_t end) {
+  // Columns of the result as pairs [packed_depth / 2, tile width, 2].
+  void pack_column_tile(int64_t stretch, int64_t tile, uint16_t* to) const {
+    for (int64_t c = 0; c < tile_width_; c += pack_width_) pack_x(stretch, tile * tile_width_ + c, to + 2 * c);
+  }
+
+  float* sums_of(int64_t stretch, int64_t tile) {
+    return sums_.mutable_data_ptr<float>() + stretch * out_ + tile * kTileRows;
+  }
+
+  // The smaller operand, tile after tile.
+  uint16_t* inner(int64_t slot, int64_t tile) {
+    return packed_.get() + (rows_are_outer() ? (slot * columns_ + tile * tile_width_) * packed_depth()
+                                             : (slot * out_ + tile * kTileRows) * depth());
+  }
+
+  void pack_inner(int64_t first, int64_t count) {
+    const int64_t tiles = rows_are_outer() ? column_tiles() : row_tiles();
+    at::parallel_for(0, count * tiles, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t slot = task / (1 + groups), group = task % (1 + groups) - 1;
-        const int64_t stretches_a_picture = height_ / stretch_rows_;
-        const int64_t picture = (first + slot) / stretches_a_picture;
-        const int64_t row = (first + slot) % stretches_a_picture * stretch_rows_;
-        if (group < 0) {
-          const uint16_t* grad = grad_ + (picture * height_ + row) * width_ * out_;
-          float* sums = sums_.mutable_data_ptr<float>() + (first + slot) * out_;
-          if (own_tiles_) {
-            detail::pack_groups(grad, out_, depth(), out_, packed_grad(slot), sums);
-          } else {
-            detail::transpose(grad, out_, depth(), out_, packed_grad(slot), depth(), sums);
-          }
+        const int64_t slot = task / tiles, tile = task % tiles, stretch = first + slot;
+        if (rows_are_outer()) {
+          pack_column_tile(stretch, tile, inner(slot, tile));
         } else {
-          pack_x(slot, picture, row, group * pack_width_);
+          pack_row_tile(stretch, tile, inner(slot, tile), sums_of(stretch, tile));
         }
       }
     });
   }
 
   // Some columns of a tile: one kx, some channels, all rows of the stretch and its margins.
-  void pack_x(int64_t slot, int64_t picture, int64_t row, int64_t column) {
-    const int64_t shift = column / in_ - margin(), in_tile = column % tile_width_;
-    uint16_t* out = packed_x(slot, column - in_tile) + 2 * in_tile;
+  void pack_x(int64_t stretch, int64_t column, uint16_t* out) const {
+    const int64_t stretches_a_picture = height_ / stretch_rows_, picture = stretch / stretches_a_picture;
+    const int64_t row = stretch % stretches_a_picture * stretch_rows_, shift = column / in_ - margin();
     for (int64_t y = row - margin(); y < row + stretch_rows_ + margin(); ++y, out += width_ * tile_width_) {
       pack_line(y >= 0 && y < height_ ? x_ + (picture * height_ + y) * width_ * in_ + column % in_ : nullptr, shift,
                 out);
@@ -143,39 +160,79 @@ class KernelGradient {
     }
   }
 
-  // gradient += sum over the packed stretches. The tile of the result stays in the cache while its stretches go by.
-  void multiply(int64_t count, bool is_first) {
-    const int64_t column_tiles = columns_ / tile_width_;
-    const int64_t row_tiles = (out_ + kTileRows - 1) / kTileRows;
-    // The larger operand passes by once, the smaller one for each of its tiles.
-    const bool rows_are_outer = out_ > columns_;
-    const int64_t inner_tiles = rows_are_outer ? column_tiles * kernel_ : row_tiles;
-    at::parallel_for(0, column_tiles * kernel_ * row_tiles, 1, [&](int64_t begin, int64_t end) {
+  // gradient (+)= sum over `count` stretches. The tile of the result stays in the cache while its stretches go by.
+  void multiply(int64_t first, int64_t count, bool adds) {
+    const int64_t inner_tiles = (rows_are_outer() ? column_tiles() : row_tiles()) * kernel_;
+    // With many threads a tile of the larger operand may be packed by several of them.
+    const int64_t threads = at::get_num_threads();
+    const int64_t wanted = threads == 1 ? 1 : (4 * threads + outer_tiles() - 1) / outer_tiles();
+    const int64_t part = (inner_tiles + wanted - 1) / wanted, parts = (inner_tiles + part - 1) / part;
+    at::parallel_for(0, outer_tiles() * parts, 1, [&](int64_t begin, int64_t end) {
+      const int64_t size = rows_are_outer() ? kTileRows * depth() : tile_width_ * packed_depth();
+      const auto outer = scratch<uint16_t>(count * size);
+      float unused[kTileRows];
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t outer = task / inner_tiles, inner = task % inner_tiles;
-        const int64_t row = (rows_are_outer ? outer : inner) * kTileRows;
-        const int64_t column = (rows_are_outer ? inner : outer) / kernel_ * tile_width_;
-        const int64_t ky = (rows_are_outer ? inner : outer) % kernel_;
-        float* sum = gradient_.mutable_data_ptr<float>() + (row * kernel_ + ky) * columns_ + column;
+        const int64_t tile = task / parts, from = task % parts * part;
         for (int64_t slot = 0; slot < count; ++slot) {
-          add_tile(packed_grad(slot) + row * depth(), std::min(kTileRows, out_ - row),
-                   packed_x(slot, column) + ky * width_ * tile_width_, sum, /*adds=*/!is_first || slot > 0);
+          uint16_t* to = outer.get() + slot * size;
+          if (rows_are_outer()) {
+            pack_row_tile(first + slot, tile, to, from == 0 ? sums_of(first + slot, tile) : unused);
+          } else {
+            pack_column_tile(first + slot, tile, to);
+          }
+        }
+        for (int64_t i = from; i < std::min(inner_tiles, from + part); ++i) {
+          for (int64_t slot = 0; slot < count; ++slot) {
+            const uint16_t* packed = outer.get() + slot * size;
+            // What comes after it, of the smaller operand; and of the larger one what is packed next.
+            const bool is_last = slot + 1 == count;
+            const uint16_t* next =
+                is_last && i + 1 == inner_tiles ? nullptr : inner(is_last ? 0 : slot + 1, (i + is_last) / kernel_);
+            const bool fetches = i == from && tile + 1 < outer_tiles();
+            if (rows_are_outer()) {
+              add_tile(tile, i / kernel_, i % kernel_, packed, inner(slot, i / kernel_), adds || slot > 0,
+                       {.b = next, .source = fetches ? grad_of(first + slot) + (tile + 1) * kTileRows : nullptr});
+            } else {
+              add_tile(i / kernel_, tile, i % kernel_, inner(slot, i / kernel_), packed, adds || slot > 0,
+                       {.a = next, .source = fetches ? x_of(first + slot) + (tile + 1) * tile_width_ % in_ : nullptr});
+            }
+          }
         }
       }
       detail::release_tiles();
     });
   }
 
-  // `rows` rows of a packed gradient times a tile of packed x.
-  void add_tile(const uint16_t* grad, int64_t rows, const uint16_t* x, float* sum, bool adds) const {
-    const int64_t stride = kernel_ * columns_;
+  // What is read after a tile: a packed operand, or columns of the one that is not packed yet.
+  struct Ahead {
+    const uint16_t* a = nullptr;
+    const uint16_t* b = nullptr;
+    const uint16_t* source = nullptr;
+  };
+
+  // A packed tile of the gradient times one of x.
+  void add_tile(int64_t row_tile, int64_t column_tile, int64_t ky, const uint16_t* grad, const uint16_t* x, bool adds,
+                const Ahead& ahead) {
+    const int64_t rows = height_of(row_tile), stride = kernel_ * columns_;
+    float* sum = gradient_.mutable_data_ptr<float>() + (row_tile * kTileRows * kernel_ + ky) * columns_ +
+                 column_tile * tile_width_;
+    x += ky * width_ * tile_width_;
     if (!own_tiles_) {
       return detail::tile_product(rows, tile_width_, depth(), grad, depth(), x, sum, stride, adds);
     }
-    constexpr int64_t kGroup = detail::kPackColumns;
-    for (int64_t group = 0; group < rows; group += kGroup, sum += kGroup * stride) {
-      detail::own_tile_product(kGroup, tile_width_, depth(), {grad + group * depth(), /*row=*/2, /*pair=*/2 * kGroup},
-                               x, adds ? detail::TileAddend{sum, stride} : detail::TileAddend{}, {sum, stride});
+    constexpr int64_t kGroup = detail::kPackColumns, kLine = 32;  // numbers of a line of the cache
+    for (int64_t group = 0; group < rows / kGroup; ++group, sum += kGroup * stride) {
+      detail::TileAhead lines;
+      if (ahead.a != nullptr) lines.a = {ahead.a + group * kGroup * depth(), kLine, kGroup * kLine};
+      if (ahead.b != nullptr) lines.b = {ahead.b + group * kGroup * kLine, kLine, tile_width_ * kLine};
+      if (const uint16_t* source = ahead.source) {  // two lines in a row: in four groups all of them
+        const int64_t pixel = rows_are_outer() ? out_ : in_;
+        (ahead.a == nullptr ? lines.a : lines.b) = {source + group % 2 * pixel + group / 2 * kLine, 2 * pixel,
+                                                    detail::kAheadDepth * pixel};
+      }
+      detail::own_tile_product(kGroup, tile_width_, depth(),
+                               {grad + group * kGroup * depth(), /*row=*/2, /*pair=*/2 * kGroup}, x,
+                               adds ? detail::TileAddend{sum, stride} : detail::TileAddend{}, {sum, stride}, lines);
     }
   }
 
@@ -185,7 +242,7 @@ class KernelGradient {
   int64_t stretch_rows_, stretches_, chunk_;
   bool adds_, own_tiles_;
   Tensor gradient_, sums_;
-  Scratch<uint16_t> packed_grad_, packed_x_;
+  Scratch<uint16_t> packed_;  // the smaller operand
 };
 
 Tensor rows_of_channels(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous(); }

@@ -117,10 +117,10 @@ class Head {
  public:
   Head(const Tensor& hidden, const Tensor& weight, const Tensor& bias, at::ScalarType compute)
       : hidden_(with_filling(hidden.to(compute).contiguous(), 0)),
-        weight_(weight.to(compute).contiguous()),
         sum_type_(at::promote_types(compute, at::kFloat)),
-        by_tiles_(fits_bf16_product(hidden_, weight_, weight_.size(1), weight_.size(0)) &&
-                  fits_bf16_product(hidden_, weight_, weight_.size(0), weight_.size(1))) {
+        by_tiles_(fits_bf16_product(hidden_, weight, weight.size(1), weight.size(0)) &&
+                  fits_bf16_product(hidden_, weight, weight.size(0), weight.size(1))),
+        weight_(by_tiles_ ? weight : weight.to(compute).contiguous()) {
     if (bias.defined()) bias_ = bias.to(by_tiles_ ? at::kFloat : sum_type_);
     if (by_tiles_) packed_ = pack_nt(weight_);
   }
@@ -181,9 +181,10 @@ class Head {
   const Tensor& bias_gradient() const { return bias_gradient_; }
 
  private:
-  Tensor hidden_, weight_;
+  Tensor hidden_;
   at::ScalarType sum_type_;
   bool by_tiles_;
+  Tensor weight_;  // in the compute type, or as it is read while it is packed
   std::optional<Tensor> bias_;
   PackedMatrix packed_, packed_for_gradient_;
   Tensor hidden_gradient_, weight_gradient_, bias_gradient_;

@@ -15,19 +15,26 @@ using torch::autograd::variable_list;
 
 thread_local bool remakes_casts = false;
 
-/// grad w, whichever way w lies in memory.
+/// Whether a product takes the weight as it is, whichever way it lies in memory; else it is cast.
+bool fits_forward(const Tensor& x_NI, const Tensor& w_OI) {
+  return fits_bf16_product(x_NI, w_OI, w_OI.size(1), w_OI.size(0)) ||
+         fits_bf16_product(x_NI, w_OI.t(), w_OI.size(1), w_OI.size(0));
+}
+
+/// grad w.
 Tensor times(const Tensor& grad_NO, const Tensor& w_OI) {
   const int64_t out = w_OI.size(0), in = w_OI.size(1);
   if (fits_bf16_product(grad_NO, w_OI, out, in)) return product_nn(grad_NO, w_OI, grad_NO.scalar_type());
   if (fits_bf16_product(grad_NO, w_OI.t(), out, in)) return product_nt(grad_NO, w_OI.t(), grad_NO.scalar_type());
-  return at::mm(grad_NO, w_OI);
+  return at::mm(grad_NO, w_OI.to(grad_NO.scalar_type()));
 }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& rows, const Tensor& weight,
                         const std::optional<Tensor>& bias, at::ScalarType out_type, std::optional<Activation> of_input,
                         const std::optional<Tensor>& addend) {
-    const Tensor w = weight.to(rows.scalar_type()), x = of_input ? activate(rows, *of_input) : rows;
+    const Tensor x = of_input ? activate(rows, *of_input) : rows;
+    const Tensor w = fits_forward(x, weight) ? weight : weight.to(rows.scalar_type());
     context->save_for_backward({rows, remakes_casts ? weight : w});
     context->saved_data["wants_x"] = rows.requires_grad();
     context->saved_data["weight_type"] = weight.scalar_type();
@@ -48,7 +55,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     Tensor rows = saved[0];
-    const Tensor w = saved[1].to(rows.scalar_type());
+    const Tensor& w = saved[1];
     const auto of_input = context->saved_data.find("of_input");
     const bool is_activated = of_input != context->saved_data.end();
     const auto weight_type = context->saved_data["weight_type"].toScalarType();

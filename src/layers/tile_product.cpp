@@ -42,23 +42,27 @@ struct Operands {
   const uint16_t* b;
   const TileAddend& addend;
   const TileSums& sums;
+  const TileAhead& ahead;
 };
+
+template <int M>
+void fetch(const LinesAhead& lines, int64_t row, int64_t step) {
+  if (lines.data == nullptr) return;
+  const uint16_t* line = lines.data + row * lines.row + step * lines.step;
+  for (int m = 0; m < M; ++m, line += lines.row) __builtin_prefetch(line, /*rw=*/0, /*locality=*/2);
+}
 
 // M rows by V registers of columns, and the next M rows, `count` times; from row `row` on.
 template <int M, int V, bool kIsBf16>
 DALLE_AVX512_BF16 void run_tiles(int64_t row, int64_t count, const Operands& operands) {
-  const auto& [pairs, a, b, addend, sums] = operands;
+  const auto& [pairs, a, b, addend, sums, ahead] = operands;
+  constexpr int64_t kStep = kAheadDepth / 2;
   for (; count > 0; --count, row += M) {
     __m512 sum[M][V];
     for (int m = 0; m < M; ++m) {
       for (int v = 0; v < V; ++v) sum[m][v] = _mm512_setzero_ps();
     }
     const float* added = addend.data == nullptr ? nullptr : addend.data + row * addend.stride;
-    if (added != nullptr) {  // needed at the end
-      for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) __builtin_prefetch(added + m * addend.stride + v * 16);
-      }
-    }
     if (addend.bias != nullptr) {
       DALLE_UNROLLED
       for (int v = 0; v < V; ++v) {
@@ -70,12 +74,21 @@ DALLE_AVX512_BF16 void run_tiles(int64_t row, int64_t count, const Operands& ope
     // Of three rows each: addresses that fit the registers.
     const uint16_t* rows[2] = {a.data + row * a.row, a.data + (row + (M > 3 ? 3 : 0)) * a.row};
     const uint16_t* packed = b;
-    for (int64_t k = 0; k < pairs; ++k, packed += 32 * V, rows[0] += a.pair, rows[1] += a.pair) {
-      __m512bh column[V];
-      for (int v = 0; v < V; ++v) column[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed + v * 32));
-      for (int m = 0; m < M; ++m) {
-        const __m512bh pair = pair_everywhere(rows[m / 3] + m % 3 * a.row);
-        for (int v = 0; v < V; ++v) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], column[v], pair);
+    for (int64_t step = 0; step * kStep < pairs; ++step) {
+      // A few at a time: many at once would keep the loads below waiting.
+      fetch<M>(ahead.a, row, step);
+      fetch<M>(ahead.b, row, step);
+      if (added != nullptr && step < M) {
+        for (int v = 0; v < V; ++v) __builtin_prefetch(added + step * addend.stride + v * 16);
+      }
+      const int64_t end = std::min(pairs, (step + 1) * kStep);
+      for (int64_t k = step * kStep; k < end; ++k, packed += 32 * V, rows[0] += a.pair, rows[1] += a.pair) {
+        __m512bh column[V];
+        for (int v = 0; v < V; ++v) column[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed + v * 32));
+        for (int m = 0; m < M; ++m) {
+          const __m512bh pair = pair_everywhere(rows[m / 3] + m % 3 * a.row);
+          for (int v = 0; v < V; ++v) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], column[v], pair);
+        }
       }
     }
     // Last, so that a large number costs the sum one rounding and not one for each step.
@@ -119,8 +132,8 @@ OtherTiles::OtherTiles(Tiles tiles) : before_(chosen.exchange(static_cast<int>(t
 OtherTiles::~OtherTiles() { chosen = before_; }
 
 void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b,
-                      const TileAddend& addend, const TileSums& sums) {
-  const Operands operands{depth / 2, a, b, addend, sums};
+                      const TileAddend& addend, const TileSums& sums, const TileAhead& ahead) {
+  const Operands operands{depth / 2, a, b, addend, sums, ahead};
   // What whole tiles leave over is shared with the last of them: the few sums of a single row would wait for each other.
   const int64_t whole = m % kTileRows == 0 ? m / kTileRows : std::max<int64_t>(0, m / kTileRows - 1);
   const int64_t rest = m - whole * kTileRows, half = rest > kTileRows ? rest / 2 : 0;

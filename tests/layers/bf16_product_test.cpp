@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "dalle/layers/tile_product.h"
 #include "support/random_tensor.h"
@@ -82,8 +83,26 @@ TEST_P(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
   EXPECT_THROW(product(bf16_tensor(1, {4, 64}), pack_nt(bf16_tensor(2, {16, 32})), at::kFloat), c10::ValueError);
 }
 
+TEST_P(Bf16Product, AWideRightHandSideIsRoundedFirst) {
+  for (const auto& s : kSizes) {
+    const Tensor a = bf16_tensor(1, {s.rows, s.depth}), b = random_tensor(2, {s.columns, s.depth});
+    const Tensor turned = b.t().contiguous(), b_16 = b.to(at::kBFloat16), turned_16 = turned.to(at::kBFloat16);
+    ASSERT_TRUE(fits_bf16_product(a, b, s.depth, s.columns));
+    EXPECT_TRUE(bitwise_equal(product_nt(a, b, at::kFloat), product_nt(a, b_16, at::kFloat))) << s.rows;
+    EXPECT_TRUE(bitwise_equal(product_nn(a, turned, at::kFloat), product_nn(a, turned_16, at::kFloat))) << s.rows;
+    EXPECT_TRUE(bitwise_equal(pack_nt(b).data, pack_nt(b_16).data)) << s.rows;
+    EXPECT_TRUE(bitwise_equal(pack_nn(turned).data, pack_nn(turned_16).data)) << s.rows;
+  }
+}
+
 TEST_P(Bf16Product, LinearGradients) {
-  for (const auto& [rows, out, in] : {std::array<int64_t, 3>{32, 16, 16}, {96, 80, 48}, {1312, 64, 128}}) {
+  for (const auto& [rows, out, in] : {std::array<int64_t, 3>{32, 16, 16},
+                                      {96, 80, 48},
+                                      {1312, 64, 128},
+                                      {64, 208, 144},
+                                      {64, 144, 208},
+                                      {4160, 80, 32},
+                                      {4160, 32, 80}}) {
     const Tensor grad = bf16_tensor(1, {rows, out}), x = bf16_tensor(2, {rows, in});
     const Tensor exact = at::mm(grad.to(at::kDouble).t(), x.to(at::kDouble));
     const auto [w, b] = linear_gradients(grad, x);
@@ -129,11 +148,18 @@ TEST_P(Bf16Product, ThreadsChangeNoBit) {
   const Tensor a = bf16_tensor(1, {1000, 160}), b = bf16_tensor(2, {80, 160});
   const Tensor grad = bf16_tensor(3, {3, 48, 16, 16}), x = bf16_tensor(4, {3, 32, 16, 16});
   at::set_num_threads(1);
+  const Tensor tall = bf16_tensor(5, {96, 208}), low = bf16_tensor(6, {96, 144});
   const Tensor product = product_nt(a, b, at::kFloat), gradient = conv_kernel_gradients(grad, x, 3).w;
-  for (const int threads : {2, 3}) {
+  const auto of_tall = linear_gradients(tall, low), of_low = linear_gradients(low, tall);
+  for (const int threads : {2, 3, 8}) {
     at::set_num_threads(threads);
     EXPECT_TRUE(bitwise_equal(product_nt(a, b, at::kFloat), product)) << threads;
     EXPECT_TRUE(bitwise_equal(conv_kernel_gradients(grad, x, 3).w, gradient)) << threads;
+    for (const auto& [again, once] :
+         {std::pair(linear_gradients(tall, low), of_tall), std::pair(linear_gradients(low, tall), of_low)}) {
+      EXPECT_TRUE(bitwise_equal(again.w, once.w)) << threads;
+      EXPECT_TRUE(bitwise_equal(again.b, once.b)) << threads;
+    }
   }
 }
 

@@ -76,9 +76,11 @@ TEST_F(TileProduct, OwnTilesAddAnything) {
       for (const bool has_bias : {false, true}) {
         const int64_t stride = p.n + 16;
         std::vector<float> sums(at(p.m * stride), -1e6F);
+        TileAhead ahead;  // changes nothing that can be seen
+        if (has_bias) ahead = {{p.a.data(), p.k + kGap, kAheadDepth}, {p.b.data(), kAheadDepth, p.n * kAheadDepth}};
         own_tile_product(p.m, p.n, p.k, {p.a.data(), p.k + kGap}, p.b.data(),
                          {has_start ? p.start.data() : nullptr, p.n, has_bias ? p.bias.data() : nullptr},
-                         {sums.data(), stride});
+                         {sums.data(), stride}, ahead);
         for (int64_t r = 0; r < p.m; ++r) {
           for (int64_t c = 0; c < stride; ++c) {
             ASSERT_EQ(sums[at(r * stride + c)], c < p.n ? p.expected(r, c, has_start, has_bias) : -1e6F)

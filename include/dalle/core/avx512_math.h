@@ -24,15 +24,33 @@ DALLE_AVX512_PART __m512 avx512_exp(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), fraction, n);
 }
 
+/// 2^x for x <= 127, relative error below 3e-7; 0 below -126; NaN stays NaN. For exponents that are products anyway, where the
+/// factor can have log2(e) in it: a third less work than avx512_exp(). Polynomial fitted to the least largest relative error.
+DALLE_AVX512_PART __m512 avx512_exp2(__m512 x) {
+  const __m512 least = _mm512_set1_ps(-126.0f);
+  const __m512 clamped = _mm512_max_ps(least, x);  // of a NaN the second
+  const __m512 n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 r = _mm512_sub_ps(clamped, n);
+  __m512 p = _mm512_set1_ps(1.326472731307149e-3f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.671512991189957e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550733581185341e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24022242426872253f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931470036506653f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, n);
+}
+inline constexpr float kLog2E = 1.44269504088896341f;
+
 /// x Phi(x) and its derivative.
 struct Avx512ValueAndSlope {
   __m512 value, slope;
 };
 DALLE_AVX512_PART Avx512ValueAndSlope avx512_gelu_and_slope(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.707106781186547524f));
-  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
-  const __m512 e = avx512_exp(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps()));
+  // t of z = |x| / sqrt 2, and exp(-z^2).
+  const __m512 t =
+      _mm512_div_ps(one, _mm512_fmadd_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.3275911f * 0.707106781186547524f), one));
+  const __m512 e = avx512_exp2(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5f * kLog2E)));
   __m512 p = _mm512_set1_ps(1.061405429f);
   p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f));
   p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));

@@ -12,14 +12,18 @@ inline constexpr int64_t kPackColumns = 16;
 inline constexpr int64_t kPackDepth = 32;
 
 /// `rows` (a multiple of 2) rows of `columns` (of 16) -> pairs [rows / 2, out_columns, 2], of which `columns` are written.
+/// f32 numbers are rounded to bf16.
 void pack_rows(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                int64_t out_columns);
+void pack_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_columns);
 
 /// One pair of rows of that; a null row counts as zeros.
 void pack_edge(const uint16_t* even, const uint16_t* odd, int64_t columns, uint16_t* out);
 
 /// What pack_rows() gives, from the transposed matrix, `columns` (of 16) rows of `rows` (of 32) elements.
 void pack_transposed(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
+                     int64_t out_columns);
+void pack_transposed(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out,
                      int64_t out_columns);
 
 /// out[c][r] = in[r][c] for `rows` (of 32) rows of `columns` (of 16) elements; strides in elements. sums[c], where not

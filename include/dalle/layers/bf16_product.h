@@ -14,8 +14,8 @@ namespace dalle::layers {
 /// operands fit: see each.
 bool has_bf16_products();
 
-/// Whether product_nt() and product_nn() take a and b: bf16 matrices on a CPU with the instructions, rows contiguous, the
-/// summed length a multiple of 32 and the result's columns of 16.
+/// Whether product_nt() and product_nn() take a and b: matrices on a CPU with the instructions, a in bf16, b in bf16 or in f32
+/// (rounded as it is read), rows contiguous, the summed length a multiple of 32 and the result's columns of 16.
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns);
 
 /// a b^T (+ bias) (+ addend): [M, K] x [N, K] -> [M, N] in `out_type` (bf16 or f32); bias [N] f32, addend [M, N] f32
@@ -32,7 +32,7 @@ Tensor product_nt_f32(const Tensor& a_MK, const Tensor& b_NK, const std::optiona
 Tensor product_nn(const Tensor& a_MK, const Tensor& b_KN, at::ScalarType out_type,
                   const std::optional<Tensor>& bias_N = {}, const Tensor& addend_MN = {});
 
-/// A right-hand side in the order of the kernels, for several products with it. Takes as much memory as the matrix.
+/// A right-hand side in the order of the kernels, for several products with it. Takes as much memory as the matrix in bf16.
 struct PackedMatrix {
   int64_t depth = 0, columns = 0;
   Tensor data;

@@ -55,8 +55,21 @@ struct TileSums {
   bool is_bf16 = false;
 };
 
+/// Lines of 64 bytes to be fetched into the second cache meanwhile: one for each row and each kAheadDepth of the depth, at
+/// data + row `row` + step `step`. Null: none.
+struct LinesAhead {
+  const uint16_t* data = nullptr;
+  int64_t row = 0, step = 0;
+};
+inline constexpr int64_t kAheadDepth = 32;
+
+/// What the next call reads and the last cache has: a processor's own prefetching starts anew with every row.
+struct TileAhead {
+  LinesAhead a, b;
+};
+
 /// sums = a b + addend by the own kernels, whatever tiles() are. f32 sums may be added to themselves.
 void own_tile_product(int64_t m, int64_t n, int64_t depth, const TileRows& a, const uint16_t* b,
-                      const TileAddend& addend, const TileSums& sums);
+                      const TileAddend& addend, const TileSums& sums, const TileAhead& ahead = {});
 
 }  // namespace dalle::layers::detail
