@@ -138,14 +138,13 @@ class Head {
   void start_gradients() {
     hidden_gradient_ = at::empty_like(hidden_);
     bias_gradient_ = at::zeros({weight_.size(0)}, weight_.options().dtype(sum_type_));
-    if (by_tiles_) packed_for_gradient_ = pack_nn(weight_);
+    if (by_tiles_ && rows() > chunk()) packed_for_gradient_ = pack_nn(weight_);
   }
 
   void add_gradients(int64_t first, const Tensor& grad_logits) {
     const Tensor h = hidden_.slice(0, first, first + grad_logits.size(0));
     const Tensor into = hidden_gradient_.slice(0, first, first + grad_logits.size(0));
-    into.copy_(by_tiles_ ? product(grad_logits, packed_for_gradient_, hidden_.scalar_type())
-                         : at::mm(grad_logits, weight_));
+    into.copy_(hidden_gradient_of(grad_logits));
     if (fits_linear_gradients(grad_logits, h)) {
       const auto gradients = linear_gradients(grad_logits, h, weight_gradient_);  // undefined at first
       weight_gradient_ = gradients.w;
@@ -155,6 +154,12 @@ class Head {
       weight_gradient_ = weight_gradient_.defined() ? weight_gradient_.add_(gradient) : gradient;
       bias_gradient_.add_(at::sum(grad_logits, {0}, /*keepdim=*/false, sum_type_));
     }
+  }
+
+  Tensor hidden_gradient_of(const Tensor& grad_logits) const {
+    if (!by_tiles_) return at::mm(grad_logits, weight_);
+    if (packed_for_gradient_) return product(grad_logits, *packed_for_gradient_, hidden_.scalar_type());
+    return product_nn(grad_logits, weight_, hidden_.scalar_type());
   }
 
   Tensor losses_of(int64_t first, int64_t count, const Tensor& targets_N, double scale, bool wants_gradient) {
@@ -186,7 +191,8 @@ class Head {
   bool by_tiles_;
   Tensor weight_;  // in the compute type, or as it is read while it is packed
   std::optional<Tensor> bias_;
-  PackedMatrix packed_, packed_for_gradient_;
+  PackedMatrix packed_;
+  std::optional<PackedMatrix> packed_for_gradient_;  // where several stretches of rows use it
   Tensor hidden_gradient_, weight_gradient_, bias_gradient_;
 };
 

@@ -79,7 +79,7 @@ class Head {
   }
 
   void load(const HeadView& q, const HeadView& k, const HeadView& v) {
-    gather(q, q_.get());
+    query_rows_ = rows_of(q, q_.get());
     key_rows_ = rows_of(k, k_.get());
     value_rows_ = rows_of(v, v_.get());
     Tiles::pack_columns(key_rows_.data, key_rows_.stride, rows_, size_, packed_k_.get());
@@ -135,10 +135,10 @@ class Head {
                 Out* dq, Out* dk, Out* dv, int64_t out_stride) {
     if (!gradients_) gradients_.emplace(rows_, size_, plan_.max_width);
     Gradients& g = *gradients_;
-    gather(grad, g.grad.get());
+    const Rows<T> grad_rows = rows_of(grad, g.grad.get());
     const Rows<T> out_rows = rows_of(out, g.out.get());
-    Tiles::pack(g.grad.get(), size_, rows_, size_, g.packed_grad.get());
-    Tiles::pack(q_.get(), size_, rows_, size_, g.packed_q.get());
+    Tiles::pack(grad_rows.data, grad_rows.stride, rows_, size_, g.packed_grad.get());
+    Tiles::pack(query_rows_.data, query_rows_.stride, rows_, size_, g.packed_q.get());
     Tiles::pack_columns(value_rows_.data, value_rows_.stride, rows_, size_, packed_v_.get());
     Tiles::pack(key_rows_.data, key_rows_.stride, rows_, size_, g.packed_key_rows.get());  // for the queries' gradient
     std::fill_n(g.dk.get(), rows_ * size_, 0.0f);
@@ -146,14 +146,14 @@ class Head {
     for (const auto& block : plan_.blocks) {
       compute_scores(block);
       for (const auto& stretch : block.stretches) {
-        Tiles::product(kQueries, stretch.width, size_, g.grad.get() + block.query * size_, size_,
-                       packed_v_.get() + stretch.key * Tiles::kPair, rows_, g.grad_weights.get() + stretch.column,
-                       block.width, false);
+        Tiles::product(kQueries, stretch.width, size_, grad_rows.data + block.query * grad_rows.stride,
+                       grad_rows.stride, packed_v_.get() + stretch.key * Tiles::kPair, rows_,
+                       g.grad_weights.get() + stretch.column, block.width, false);
       }
       float deltas[kQueries];
       for (int64_t r = 0; r < block.num_queries; ++r) {
         const int64_t i = block.query + r;
-        deltas[r] = Tiles::dot(g.grad.get() + i * size_, out_rows.data + i * out_rows.stride, size_);
+        deltas[r] = Tiles::dot(grad_rows.data + i * grad_rows.stride, out_rows.data + i * out_rows.stride, size_);
       }
       Tiles::softmax_gradients({.num_queries = block.num_queries,
                                 .width = block.width,
@@ -206,7 +206,7 @@ class Head {
   // Where they lie, if that is in the plan's order and size already; else gathered to `to`.
   Rows<T> rows_of(const HeadView& view, T* to) const {
     constexpr auto kType = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
-    if (lies_in_place_ && view.tensor.scalar_type() == kType) {
+    if (lies_in_place_ && view.tensor.scalar_type() == kType && view.stride % Tiles::kPair == 0) {
       return {data_of<T>(view.tensor) + view.offset, view.stride};
     }
     gather(view, to);
@@ -247,8 +247,9 @@ class Head {
   void compute_scores(const BlockSparsePlan::Block& block) {
     for (const auto& stretch : block.stretches) {
       float* scores = scores_.get() + stretch.column;
-      Tiles::product(kQueries, stretch.width, size_, q_.get() + block.query * size_, size_,
-                     packed_k_.get() + stretch.key * Tiles::kPair, rows_, scores, block.width, false);
+      Tiles::product(kQueries, stretch.width, size_, query_rows_.data + block.query * query_rows_.stride,
+                     query_rows_.stride, packed_k_.get() + stretch.key * Tiles::kPair, rows_, scores, block.width,
+                     false);
       if (stretch.bias < 0) continue;
       add_bias(scores, block.width, plan_.biases.data() + stretch.bias, kQueries, stretch.width);
     }
@@ -258,7 +259,7 @@ class Head {
   int64_t head_dim_, size_, rows_;
   float scale_;
   Scratch<T> q_, k_, v_, packed_k_, packed_v_;
-  Rows<T> key_rows_{}, value_rows_{};
+  Rows<T> query_rows_{}, key_rows_{}, value_rows_{};
   Scratch<float> scores_;
   Scratch<T> weights_;
   Scratch<float> block_, factors_;

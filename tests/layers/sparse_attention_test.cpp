@@ -26,7 +26,7 @@ struct Problem {
   int64_t batch, heads, head_dim;
 };
 // Heads of usual and of odd sizes, lengths that fill blocks and that do not.
-constexpr Problem kProblems[] = {{{5, 3}, 2, 3, 8}, {{32, 8}, 1, 2, 32}, {{7, 8}, 2, 1, 64}, {{40, 9}, 1, 2, 20}};
+constexpr Problem kProblems[] = {{{5, 3}, 2, 3, 8}, {{32, 8}, 2, 3, 32}, {{7, 8}, 2, 1, 64}, {{40, 9}, 1, 2, 20}};
 
 std::shared_ptr<const BlockSparsePlan> plan_of(AttentionKind kind, const SequenceLayout& layout) {
   return std::make_shared<BlockSparsePlan>(
@@ -164,18 +164,45 @@ TEST(SparseAttention, WhatIsNotSeenChangesNoBit) {
   }
 }
 
+// Rows gathered, and rows that are read where they lie.
 TEST(SparseAttention, ThreadsAndBatchChangeNoBit) {
-  const Problem& p = kProblems[0];
-  const auto plan = plan_of(AttentionKind::kColumn, p.layout);
+  for (const auto& [index, kind] : {std::pair{0, AttentionKind::kColumn}, {1, AttentionKind::kFull}}) {
+    const Problem& p = kProblems[index];
+    const auto plan = plan_of(kind, p.layout);
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const Tensor both = packed(p, type);
+      const Result together = run(both, sparse_attention(plan));
+      at::set_num_threads(3);
+      const Result threads = run(both, sparse_attention(plan));
+      at::set_num_threads(1);
+      EXPECT_TRUE(bitwise_equal(threads.out, together.out));
+      EXPECT_TRUE(bitwise_equal(threads.grad, together.grad));
+      EXPECT_TRUE(bitwise_equal(run(both.slice(0, 0, 1), sparse_attention(plan)).out, together.out.slice(0, 0, 1)));
+    }
+  }
+}
+
+// Rows are read where they lie if they are in order, but not as pairs from odd places.
+TEST(SparseAttention, StridesOfItsInputsChangeNoBit) {
+  const Problem& p = kProblems[1];
+  const int64_t size = 3 * p.heads * p.head_dim, length = p.layout.length();
+  const auto plan = plan_of(AttentionKind::kFull, p.layout);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    const Tensor both = packed(p, type);
-    const Result together = run(both, sparse_attention(plan));
-    at::set_num_threads(3);
-    const Result threads = run(both, sparse_attention(plan));
-    at::set_num_threads(1);
-    EXPECT_TRUE(bitwise_equal(threads.out, together.out));
-    EXPECT_TRUE(bitwise_equal(threads.grad, together.grad));
-    EXPECT_TRUE(bitwise_equal(run(both.slice(0, 0, 1), sparse_attention(plan)).out, together.out.slice(0, 0, 1)));
+    const Tensor inputs = packed(p, type), grad = random_tensor(7, {p.batch, length, p.heads, p.head_dim}).to(type);
+    const auto in_rows_of = [&](int64_t numbers) {
+      Tensor rows = at::zeros({p.batch, length, numbers}, inputs.options());
+      rows.narrow(2, 0, size).copy_(inputs.flatten(2));
+      const auto parts = rows.narrow(2, 0, size).unflatten(2, {3, p.heads, p.head_dim}).permute({2, 0, 3, 1, 4});
+      Tensor grad_rows = at::zeros({p.batch, length, numbers}, inputs.options());
+      grad_rows.narrow(2, 0, size / 3).copy_(grad.flatten(2));
+      const Tensor grad_BHLK = grad_rows.narrow(2, 0, size / 3).unflatten(2, {p.heads, p.head_dim}).transpose(1, 2);
+      EXPECT_EQ(grad_BHLK.stride(2), numbers);
+      const auto forward = detail::attend_blocks(parts[0], parts[1], parts[2], *plan, {});
+      const auto grads = detail::attend_blocks_backward(grad_BHLK, parts[0], parts[1], parts[2], forward, *plan, {});
+      return std::vector<Tensor>{forward.out_BLHK, grads.q_BHLK, grads.k_BHLK, grads.v_BHLK};
+    };
+    const auto even = in_rows_of(size + 2), odd = in_rows_of(size + 1);
+    for (size_t i = 0; i < even.size(); ++i) EXPECT_TRUE(bitwise_equal(odd[i], even[i])) << type << " " << i;
   }
 }
 
