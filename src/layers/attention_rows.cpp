@@ -85,6 +85,11 @@ DALLE_VECTORISED void add_bias(float* scores, int64_t stride, const float* bias,
   }
 }
 
+DALLE_VECTORISED void log_normalizers_of(const float* shifts, const float* sums, int64_t size, float* out) {
+  // What is not finite less itself is NaN, which the logarithm of bits would not be.
+  for (int64_t i = 0; i < size; ++i) out[i] = shifts[i] + vector_log(sums[i]) + (sums[i] - sums[i]);
+}
+
 // clang-format off
 DALLE_VECTORISED ExponentialRow exponentials_of(const float* row, int64_t width, float scale, float* out) { return exponentials(row, width, scale, out); }
 DALLE_VECTORISED ExponentialRow exponentials_of(const float* row, int64_t width, float scale, Bf16* out) { return exponentials(row, width, scale, out); }

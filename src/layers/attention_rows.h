@@ -22,6 +22,9 @@ struct ExponentialRow {
 ExponentialRow exponentials_of(const float* row, int64_t width, float scale, float* out);
 ExponentialRow exponentials_of(const float* row, int64_t width, float scale, Bf16* out);
 
+/// out = shift + ln(sum) of `size` rows; NaN where a sum is not finite.
+void log_normalizers_of(const float* shifts, const float* sums, int64_t size, float* out);
+
 /// weights = exp(scale scores - log normalizer), and grad_scores = scale weights (grad_weights - delta).
 void softmax_gradient_of(const float* scores, const float* grad_weights, int64_t width, float scale,
                          float log_normalizer, float delta, float* weights, float* grad_scores);

@@ -90,13 +90,14 @@ class Head {
     Tiles::pack(value_rows_.data, value_rows_.stride, rows_, size_, packed_v_.get());
     for (const auto& block : plan_.blocks) {
       compute_scores(block);
-      float sums[kQueries];
+      float shifts[kQueries], sums[kQueries];
       for (int64_t r = 0; r < block.num_queries; ++r) {
         const float* row = scores_.get() + r * block.width;
         const auto [shift, sum] = Tiles::exponentials(row, block.width, scale_, weights_.get() + r * block.width);
+        shifts[r] = shift;
         sums[r] = sum;
-        log_normalizers[block.query + r] = shift + std::log(sum);
       }
+      log_normalizers_of(shifts, sums, block.num_queries, log_normalizers + block.query);
       if (const float* factors = dropout_factors(block, dropout)) {
         multiply_row(factors, block.num_queries * block.width, weights_.get());
       }

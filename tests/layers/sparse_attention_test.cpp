@@ -131,6 +131,10 @@ TEST(SparseAttention, NotANumberIsNotHidden) {
     Tensor qkv = packed(p, type);
     qkv[0][20][0].fill_(std::numeric_limits<float>::quiet_NaN());
     const Result result = run(qkv, sparse_attention(plan));
+    const auto parts = qkv.permute({2, 0, 3, 1, 4}).unbind(0);
+    const Tensor normalizers = detail::attend_blocks(parts[0], parts[1], parts[2], *plan, {}).log_normalizer_BHL;
+    EXPECT_TRUE(at::isnan(normalizers[0][0][20]).item<bool>()) << type;
+    EXPECT_TRUE(at::isfinite(normalizers[0][0][19]).item<bool>()) << type;
     EXPECT_TRUE(at::isnan(result.out[0][0][20]).all().item<bool>()) << type;
     EXPECT_TRUE(at::isnan(result.grad[0][20][0]).all().item<bool>()) << type;
   }
