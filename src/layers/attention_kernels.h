@@ -21,7 +21,7 @@ struct PairOperand {
 void pair_product(int64_t m, int64_t n, int64_t pairs, const PairOperand& a, const uint16_t* b, int64_t ldb, float* c,
                   int64_t ldc, bool adds);
 
-/// out = exp(scale row - shift) as bf16, where shift is scale times the row's maximum; exactly 0 where that is below exp(-87).
+/// out = exp(scale row - shift) as bf16, where shift is scale times the row's maximum; exactly 0 where that is below 2^-126.
 /// The sum is that before rounding. `width`: a multiple of 16.
 ExponentialRow exponentials_bf16(const float* row, int64_t width, float scale, uint16_t* out);
 

@@ -21,9 +21,11 @@ using detail::Tiles;
 constexpr int64_t kTileRows = 64;  // of the result, by kTileColumns: 16 KiB in f32, at home in the first cache
 constexpr int64_t kDepth = 512;    // of one call of oneDNN's kernels
 constexpr int64_t kOwnDepth = 1024;
-// Tiles of b that a tile of a meets before the next one. AMX asks for more of what is in the cache; own tiles have a fetched
-// while they compute.
-int64_t panel_tiles() { return detail::tiles() == Tiles::kOwn ? 2 : 4; }
+// Whether tiles are finished by the own kernels, which fetch ahead.
+bool are_own_tiles(Epilogue epilogue) { return detail::tiles() == Tiles::kOwn && epilogue == Epilogue::kNone; }
+
+// Columns of b that a tile of a meets before the next one. Where a is not fetched ahead, they are to last.
+int64_t panel_width(Epilogue epilogue) { return (are_own_tiles(epilogue) ? 2 : 4) * kTileColumns; }
 
 constexpr int64_t kLine = detail::kAheadDepth;  // bf16 numbers in a line of the cache
 
@@ -80,7 +82,6 @@ struct Product {
   void* out;
   Epilogue epilogue = Epilogue::kNone;
   const float* addend = nullptr;  // of out's size, f32 as out then is; may be out itself
-  int64_t panel_width = panel_tiles() * kTileColumns;
 
   // Columns [column, column + width) of b as pairs [depth / 2, width, 2].
   void pack(int64_t column, int64_t width, uint16_t* to) const {
@@ -116,7 +117,7 @@ struct Product {
   // The next panel's part that is fetched while tile `index` of this one is computed: all tiles of the first few rows of tiles
   // bring a whole panel, each some numbers of all rows that lie 64 bytes long side by side.
   detail::LinesAhead source_ahead(int64_t next_column, int64_t index) const {
-    const int64_t size = b_is_wide ? 2 : 1, width = std::min(panel_width, columns - next_column);
+    const int64_t size = b_is_wide ? 2 : 1, width = std::min(panel_width(epilogue), columns - next_column);
     if (prepacked != nullptr || width <= 0) return {};
     const uint16_t* from = static_cast<const uint16_t*>(b);
     if (b_is_transposed) {
@@ -131,7 +132,7 @@ struct Product {
 
   void tile(int64_t row, int64_t height, int64_t column, int64_t width, const uint16_t* packed, float* sum,
             const Next& next) const {
-    if (detail::tiles() == Tiles::kOwn && epilogue == Epilogue::kNone) {
+    if (are_own_tiles(epilogue)) {
       return own_tile(row, height, column, width, packed, sum, next);
     }
     for (int64_t k = 0; k < depth; k += kDepth) {
@@ -206,7 +207,7 @@ struct Product {
   }
 
   void run() const {
-    const int64_t width = std::min(columns, panel_width), panels = (columns + width - 1) / width;
+    const int64_t width = std::min(columns, panel_width(epilogue)), panels = (columns + width - 1) / width;
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows, wanted = 4 * at::get_num_threads();
     const int64_t stretches = at::get_num_threads() == 1 ? 1 : std::min(tiles, (wanted + panels - 1) / panels);
     const int64_t stretch = (tiles + stretches - 1) / stretches * kTileRows;
@@ -221,8 +222,12 @@ struct Product {
 
 bool is_matrix(const Tensor& x) { return x.is_cpu() && x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1); }
 
+bool is_left_hand_side(const Tensor& x) {
+  return has_bf16_products() && is_matrix(x) && x.scalar_type() == at::kBFloat16 && x.size(0) > 0;
+}
+
 bool is_right_hand_side(const Tensor& x) {
-  return is_matrix(x) && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
+  return has_bf16_products() && is_matrix(x) && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
 }
 
 bool fits(int64_t summed, int64_t columns) {
@@ -275,8 +280,8 @@ Tensor multiply(const Tensor& a, const Tensor& b, bool b_is_transposed, at::Scal
 
 PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
   const Product product = right_hand_side(b, is_transposed);
-  TORCH_CHECK_VALUE(has_bf16_products() && is_right_hand_side(b) && fits(product.depth, product.columns),
-                    "[bf16 product] a matrix ", b.sizes(), " is not of a type and size that it takes");
+  TORCH_CHECK_VALUE(is_right_hand_side(b) && fits(product.depth, product.columns), "[bf16 product] a matrix ",
+                    b.sizes(), " is not of a type and size that it takes");
   const Tensor data = at::empty({product.columns * product.depth}, b.options().dtype(at::kBFloat16));
   auto* out = static_cast<uint16_t*>(data.mutable_data_ptr());
   at::parallel_for(0, (product.columns + kTileColumns - 1) / kTileColumns, 4, [&](int64_t begin, int64_t end) {
@@ -287,8 +292,8 @@ PackedMatrix pack_matrix(const Tensor& b, bool is_transposed) {
 }
 
 void check_left_side(const Tensor& a, const PackedMatrix& b) {
-  TORCH_CHECK_VALUE(has_bf16_products() && a.scalar_type() == at::kBFloat16 && is_matrix(a) && a.size(1) == b.depth,
-                    "[bf16 product] expected a bf16 matrix [M, ", b.depth, "], got ", a.sizes());
+  TORCH_CHECK_VALUE(is_left_hand_side(a) && a.size(1) == b.depth, "[bf16 product] expected a bf16 matrix [M, ", b.depth,
+                    "], got ", a.sizes());
 }
 
 }  // namespace
@@ -300,8 +305,7 @@ bool has_bf16_products() {
 }
 
 bool fits_bf16_product(const Tensor& a, const Tensor& b, int64_t summed, int64_t columns) {
-  return has_bf16_products() && a.scalar_type() == at::kBFloat16 && is_matrix(a) && a.size(0) > 0 &&
-         is_right_hand_side(b) && fits(summed, columns);
+  return is_left_hand_side(a) && is_right_hand_side(b) && fits(summed, columns);
 }
 
 Tensor product_nt(const Tensor& a_MK, const Tensor& b_NK, at::ScalarType out_type, const std::optional<Tensor>& bias_N,

@@ -1,7 +1,7 @@
 // The kernel's gradient of a convolution, dw[o, ky, kx, i] = sum over positions p of grad[p, o] x[p + (ky, kx), i], as
-// products over stretches of positions. A stretch is some rows of one picture. For each of them the gradient is packed once
-// (transposed for oneDNN's tiles) and the input once for each kx, with the rows above and below it, so that a step of ky is
-// an offset. The smaller of the two is packed as a whole, the larger one tile by tile just before its products, so that it
+// products over stretches of positions. A stretch is some rows of one picture. For each of them the gradient is packed
+// (transposed for oneDNN's tiles), and the input for each kx, with the rows above and below it, so that a step of ky is an
+// offset. The smaller of the two is packed as a whole, the larger one tile by tile just before its products, so that it
 // never leaves the second cache.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

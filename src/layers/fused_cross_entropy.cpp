@@ -118,9 +118,8 @@ class Head {
   Head(const Tensor& hidden, const Tensor& weight, const Tensor& bias, at::ScalarType compute)
       : hidden_(with_filling(hidden.to(compute).contiguous(), 0)),
         sum_type_(at::promote_types(compute, at::kFloat)),
-        by_tiles_(fits_bf16_product(hidden_, weight, weight.size(1), weight.size(0)) &&
-                  fits_bf16_product(hidden_, weight, weight.size(0), weight.size(1))),
-        weight_(by_tiles_ ? weight : weight.to(compute).contiguous()) {
+        weight_(fits_tiles(weight) ? weight : weight.to(compute).contiguous()),
+        by_tiles_(fits_tiles(weight_)) {
     if (bias.defined()) bias_ = bias.to(by_tiles_ ? at::kFloat : sum_type_);
     if (by_tiles_) packed_ = pack_nt(weight_);
   }
@@ -186,10 +185,15 @@ class Head {
   const Tensor& bias_gradient() const { return bias_gradient_; }
 
  private:
+  bool fits_tiles(const Tensor& weight) const {
+    return fits_bf16_product(hidden_, weight, weight.size(1), weight.size(0)) &&
+           fits_bf16_product(hidden_, weight, weight.size(0), weight.size(1));
+  }
+
   Tensor hidden_;
   at::ScalarType sum_type_;
+  Tensor weight_;  // in the compute type, or as it is if it can be packed so
   bool by_tiles_;
-  Tensor weight_;  // in the compute type, or as it is read while it is packed
   std::optional<Tensor> bias_;
   PackedMatrix packed_;
   std::optional<PackedMatrix> packed_for_gradient_;  // where several stretches of rows use it

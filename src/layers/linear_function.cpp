@@ -26,7 +26,8 @@ Tensor times(const Tensor& grad_NO, const Tensor& w_OI) {
   const int64_t out = w_OI.size(0), in = w_OI.size(1);
   if (fits_bf16_product(grad_NO, w_OI, out, in)) return product_nn(grad_NO, w_OI, grad_NO.scalar_type());
   if (fits_bf16_product(grad_NO, w_OI.t(), out, in)) return product_nt(grad_NO, w_OI.t(), grad_NO.scalar_type());
-  return at::mm(grad_NO, w_OI.to(grad_NO.scalar_type()));
+  if (w_OI.scalar_type() != grad_NO.scalar_type()) return times(grad_NO, w_OI.to(grad_NO.scalar_type()));
+  return at::mm(grad_NO, w_OI);
 }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {

@@ -207,7 +207,8 @@ class Head {
   // Where they lie, if that is in the plan's order and size already; else gathered to `to`.
   Rows<T> rows_of(const HeadView& view, T* to) const {
     constexpr auto kType = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
-    if (lies_in_place_ && view.tensor.scalar_type() == kType && view.stride % Tiles::kPair == 0) {
+    const bool is_row_by_row = view.stride >= size_ && view.stride % Tiles::kPair == 0;  // not expanded
+    if (lies_in_place_ && is_row_by_row && view.tensor.scalar_type() == kType) {
       return {data_of<T>(view.tensor) + view.offset, view.stride};
     }
     gather(view, to);

@@ -124,17 +124,17 @@ ActivationBytes activation_parts(const PriorConfig& config, const PriorCompute& 
                    2 * hidden + std::max(hidden, 4 * ratio * d * d);
 
   // A head: its rows of hidden states, where they are copied, in its type; their gradient; some rows of logits at a time
-  // and their gradient (on a CPU; elsewhere 12 MiB more); its weights cast, and in the products' order twice; their
-  // gradient, and that of some rows.
+  // and their gradient (on a CPU; elsewhere 12 MiB more); its weights in the products' order, twice where several
+  // stretches of rows use them; their gradient, and that of some rows.
   const auto head = [&](int64_t rows, int64_t vocab) {
     const int64_t chunk = layers::rows_of_gradients_at_once(vocab, compute.head_dtype);
     const double weights = number(vocab) * d, copies = (micro_batch > 1 ? 4 : 0) + (casts_head ? head_bytes : 0);
     const double logits = number(vocab) * (4 * number(std::min(layers::rows_of_logits_at_once(vocab, at::kCPU), rows)) +
                                            head_bytes * number(std::min(chunk, rows)));
     return number(rows) * d * (copies + head_bytes) + logits +
-           weights * (4 + (casts_head     ? 3 * head_bytes
-                           : rows > chunk ? 4
-                                          : 0));
+           weights * (4 + (rows > chunk ? (casts_head ? 2 * head_bytes : 4)
+                           : casts_head ? head_bytes
+                                        : 0));
   };
   const int64_t text_rows = micro_batch * (config.text_context - 1), image_rows = micro_batch * config.image_context();
   const double text_weights = 4 * number(config.text_targets()) * d;

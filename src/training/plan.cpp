@@ -210,7 +210,8 @@ DeviceMemory Plan::memory(int64_t micro_batch) const {
   }
   const auto parts = models::activation_parts(model_, compute_, micro_batch, config_.trainer.activation_checkpointing);
   const bool gathers = is_sharded() && group_ > 1;
-  const double kept = parts.blocks + (gathers || layout_.state_in_16_bits ? 0 : parts.weight_casts);
+  const bool casts = !(device_.bf16_reads_f32_weights && compute_.dtype == at::kBFloat16);
+  const double kept = parts.blocks + (casts && !gathers && !layout_.state_in_16_bits ? parts.weight_casts : 0);
   const double in_block = kept + parts.block_work + (gathers ? gathered_for(false) : 0);
   const double in_head = kept + parts.heads + (gathers ? gathered_for(true) : 0);
   memory.activations = kept + parts.block_work;

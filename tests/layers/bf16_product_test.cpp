@@ -81,6 +81,7 @@ TEST_P(Bf16Product, PackedOnceOrEachTimeIsTheSame) {
     EXPECT_TRUE(bitwise_equal(product(a, nn, at::kBFloat16), product_nn(a, transposed, at::kBFloat16)));
   }
   EXPECT_THROW(product(bf16_tensor(1, {4, 64}), pack_nt(bf16_tensor(2, {16, 32})), at::kFloat), c10::ValueError);
+  EXPECT_THROW(product(bf16_tensor(1, {0, 32}), pack_nt(bf16_tensor(2, {16, 32})), at::kFloat), c10::ValueError);
 }
 
 TEST_P(Bf16Product, AWideRightHandSideIsRoundedFirst) {
@@ -142,21 +143,28 @@ TEST_P(Bf16Product, AnAddendIsPartOfTheSum) {
 TEST_P(Bf16Product, TakesSlicesOfLargerMatrices) {
   const Tensor a = bf16_tensor(1, {40, 128}).slice(1, 32, 96), b = bf16_tensor(2, {64, 80}).slice(1, 16, 64);
   EXPECT_LT(error(product_nn(a, b, at::kFloat), at::mm(a.to(at::kDouble), b.to(at::kDouble))), 2e-6);
+  const Tensor wide = random_tensor(3, {64, 80}).slice(1, 16, 64), wide_16 = wide.to(at::kBFloat16);
+  EXPECT_TRUE(bitwise_equal(product_nn(a, wide, at::kFloat), product_nn(a, wide_16, at::kFloat)));
+  const Tensor turned = random_tensor(4, {48, 100}).slice(1, 16, 80), turned_16 = turned.to(at::kBFloat16);
+  EXPECT_TRUE(bitwise_equal(product_nt(a, turned, at::kFloat), product_nt(a, turned_16, at::kFloat)));
 }
 
 TEST_P(Bf16Product, ThreadsChangeNoBit) {
   const Tensor a = bf16_tensor(1, {1000, 160}), b = bf16_tensor(2, {80, 160});
   const Tensor grad = bf16_tensor(3, {3, 48, 16, 16}), x = bf16_tensor(4, {3, 32, 16, 16});
   at::set_num_threads(1);
+  const Tensor wide_grad = bf16_tensor(7, {3, 160, 16, 16});  // more channels than the kernel has columns
   const Tensor tall = bf16_tensor(5, {96, 208}), low = bf16_tensor(6, {96, 144});
   const Tensor product = product_nt(a, b, at::kFloat), gradient = conv_kernel_gradients(grad, x, 3).w;
+  const auto of_wide = conv_kernel_gradients(wide_grad, x, 3);
   const auto of_tall = linear_gradients(tall, low), of_low = linear_gradients(low, tall);
   for (const int threads : {2, 3, 8}) {
     at::set_num_threads(threads);
     EXPECT_TRUE(bitwise_equal(product_nt(a, b, at::kFloat), product)) << threads;
     EXPECT_TRUE(bitwise_equal(conv_kernel_gradients(grad, x, 3).w, gradient)) << threads;
     for (const auto& [again, once] :
-         {std::pair(linear_gradients(tall, low), of_tall), std::pair(linear_gradients(low, tall), of_low)}) {
+         {std::pair(linear_gradients(tall, low), of_tall), std::pair(linear_gradients(low, tall), of_low),
+          std::pair(conv_kernel_gradients(wide_grad, x, 3), of_wide)}) {
       EXPECT_TRUE(bitwise_equal(again.w, once.w)) << threads;
       EXPECT_TRUE(bitwise_equal(again.b, once.b)) << threads;
     }
@@ -176,9 +184,10 @@ struct Convolution {
   int64_t pictures, in, out, height, width, kernel;
 };
 // Every width of tile (48, 96, 64, 16 columns), one stretch and several, both roles, kernels from 1 to 7, rectangles.
-constexpr Convolution kConvolutions[] = {{1, 16, 16, 8, 8, 3},   {2, 32, 16, 16, 8, 3},  {3, 64, 80, 16, 32, 3},
-                                         {5, 16, 48, 4, 8, 1},   {2, 48, 64, 64, 64, 1}, {2, 128, 16, 64, 32, 3},
-                                         {2, 16, 32, 16, 16, 5}, {1, 32, 16, 16, 2, 7},  {9, 80, 64, 8, 8, 3}};
+constexpr Convolution kConvolutions[] = {{3, 32, 160, 16, 16, 3}, {1, 16, 16, 8, 8, 3},   {2, 32, 16, 16, 8, 3},
+                                         {3, 64, 80, 16, 32, 3},  {5, 16, 48, 4, 8, 1},   {2, 48, 64, 64, 64, 1},
+                                         {2, 128, 16, 64, 32, 3}, {2, 16, 32, 16, 16, 5}, {1, 32, 16, 16, 2, 7},
+                                         {9, 80, 64, 8, 8, 3}};
 
 TEST_P(Bf16Product, KernelGradientIsTheConvolutions) {
   for (const auto& c : kConvolutions) {

@@ -1,5 +1,5 @@
-// The functions of core/vector_math.h on a register of 16 numbers, from the same sources: for loops that also round to bf16,
-// which compilers do not vectorise well. Included by .cpp files alone.
+// The functions of core/vector_math.h on a register of 16 numbers, and powers of two: for loops that also round to bf16, which
+// compilers do not vectorise well. Sources as there. Included by .cpp files alone.
 #pragma once
 
 #include "dalle/core/avx512.h"

@@ -1,5 +1,5 @@
-// A linear layer as one differentiable step: weights stay f32 masters and are cast within, so that their gradients are summed
-// and returned in f32 without passing through the compute type.
+// A linear layer as one differentiable step: weights stay f32 masters and are rounded within, so that their gradients are
+// summed and returned in f32 without passing through the compute type.
 #pragma once
 
 #include <optional>
@@ -17,8 +17,8 @@ namespace dalle::layers {
 Tensor linear(const Tensor& x, const Tensor& weight_OI, const Tensor& bias_O, at::ScalarType out_type,
               std::optional<Activation> of_input = {}, const Tensor& addend = {});
 
-/// While it lives (with `on`), linear() on this thread keeps a weight itself for the gradient and casts it again, in place of
-/// keeping the cast: for weights whose memory is given back meanwhile.
+/// While it lives (with `on`), linear() on this thread keeps a weight itself for the gradient and casts it again, where it
+/// else keeps a cast: for weights whose memory is given back meanwhile. (Products that read f32 weights keep none anyway.)
 class RemadeCasts {
  public:
   explicit RemadeCasts(bool on = true);

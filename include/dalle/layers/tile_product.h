@@ -63,7 +63,8 @@ struct LinesAhead {
 };
 inline constexpr int64_t kAheadDepth = 32;
 
-/// What the next call reads and the last cache has: a processor's own prefetching starts anew with every row.
+/// What is read next and the last cache has, a left-hand side, a right-hand side or what becomes one: a processor's own
+/// prefetching starts anew with every row. Lines may lie beyond the end: nothing of them is used.
 struct TileAhead {
   LinesAhead a, b;
 };

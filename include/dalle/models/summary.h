@@ -25,10 +25,11 @@ Summary summarize(const Clip& model);
 /// Parts of activation_bytes(): what a forward and backward pass holds at once. Its peak is either in a head, whose gradients
 /// are made in the forward pass, or in the backward pass of the last MLP.
 struct ActivationBytes {
-  double blocks = 0;          // what residual blocks keep for the backward pass
-  double weight_casts = 0;    // weights of residual blocks in the compute type; a CPU with bf16 products needs none
-  double block_work = 0;      // of an MLP's backward pass: computed again, gradients of what it kept, of its weights
-  double heads = 0;           // logits, and hidden states and weights of the heads with their gradients
+  double blocks = 0;  // what residual blocks keep for the backward pass
+  double weight_casts =
+      0;                  // weights of residual blocks in the compute type, which a CPU with bf16 products does without
+  double block_work = 0;  // of an MLP's backward pass: computed again, gradients of what it kept, of its weights
+  double heads = 0;       // logits, and hidden states and weights of the heads with their gradients
   double head_gradients = 0;  // of heads' weights, which stay; counted in heads too
 
   double peak() const { return blocks + weight_casts + std::max(heads, block_work + head_gradients); }

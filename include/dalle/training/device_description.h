@@ -19,6 +19,7 @@ struct DeviceDescription {
   double achievable_share = 0.5;
   double memory_bytes = 16e9;
   double usable_memory_share = 0.92;
+  bool bf16_reads_f32_weights = false;
   double memory_bandwidth = 1e11;
   int64_t devices_per_machine = 1;
   double link_bandwidth = 1e10;
@@ -40,6 +41,9 @@ struct DeviceDescription {
     field("memory_bytes", self.memory_bytes, "memory of one device", {.min = 1, .unit = "bytes"});
     field("usable_memory_share", self.usable_memory_share,
           "share of the memory left for tensors by contexts, libraries and gaps", {.min = 0.01, .max = 1});
+    field("bf16_reads_f32_weights", self.bf16_reads_f32_weights,
+          "products in bf16 round f32 weights as they read them, so that no copy in bf16 is kept (CPUs with such "
+          "instructions)");
     field("memory_bandwidth", self.memory_bandwidth, "bytes a second that copies reach, reads and writes added",
           {.min = 1});
     field("devices_per_machine", self.devices_per_machine, "devices of one machine", {.min = 1});
