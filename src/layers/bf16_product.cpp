@@ -15,6 +15,7 @@
 namespace dalle::layers {
 namespace {
 
+using detail::kLine;
 using detail::kTileColumns;
 using detail::Tiles;
 
@@ -26,8 +27,6 @@ bool are_own_tiles(Epilogue epilogue) { return detail::tiles() == Tiles::kOwn &&
 
 // Columns of b that a tile of a meets before the next one. Where a is not fetched ahead, they are to last.
 int64_t panel_width(Epilogue epilogue) { return (are_own_tiles(epilogue) ? 2 : 4) * kTileColumns; }
-
-constexpr int64_t kLine = detail::kAheadDepth;  // bf16 numbers in a line of the cache
 
 const uint16_t* bits(const Tensor& x) { return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>()); }
 

@@ -220,7 +220,8 @@ class KernelGradient {
     if (!own_tiles_) {
       return detail::tile_product(rows, tile_width_, depth(), grad, depth(), x, sum, stride, adds);
     }
-    constexpr int64_t kGroup = detail::kPackColumns, kLine = 32;  // numbers of a line of the cache
+    using detail::kLine;
+    constexpr int64_t kGroup = detail::kPackColumns;
     for (int64_t group = 0; group < rows / kGroup; ++group, sum += kGroup * stride) {
       detail::TileAhead lines;
       if (ahead.a != nullptr) lines.a = {ahead.a + group * kGroup * depth(), kLine, kGroup * kLine};

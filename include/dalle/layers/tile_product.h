@@ -62,6 +62,8 @@ struct LinesAhead {
   int64_t row = 0, step = 0;
 };
 inline constexpr int64_t kAheadDepth = 32;
+/// Numbers of such a line.
+inline constexpr int64_t kLine = 32;
 
 /// What is read next and the last cache has, a left-hand side, a right-hand side or what becomes one: a processor's own
 /// prefetching starts anew with every row. Lines may lie beyond the end: nothing of them is used.
